@@ -1,0 +1,141 @@
+"""DLA-B, dynamic layer attention, base form: arXiv 2406.13392, Eq. 4-6.
+
+One recurrent cell per stage, shared by its blocks, by the forward and by the backward path. At block t, with x its
+output after the last activation, y = GAP(x), and gate(v) = σ(memory of cell(v, c_t)):
+
+    forward path     c_t = cell(y, c_{t-1})
+    backward path    k_m ← k_m ⊙ gate(k_m),  V_m ← V_m ⊙ gate(GAP(V_m))      for every stored m < t
+    attention        as in MRLA-B, on the refreshed keys and values
+
+How it is computed: a gate is one number per image, layer and channel and commutes with GAP, so no map is ever
+rewritten. Kept are the raw V_m, their refreshed pools, and the running product G_m of their gates; all refreshes of
+a block are one call of the cell, and Σ_m a_m V_m becomes Σ_m (a_m · G_m) ⊙ V_m.
+
+`context="first_sample"` is a fault of the released code, kept so that its numbers can be reproduced: every image
+of a batch is refreshed with the context of the FIRST image, so that what is predicted for an image depends on what
+else is in its batch, in training and in evaluation. Never use it for anything but such a comparison.
+"""
+
+import dataclasses
+from typing import Literal, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from crosslayer.mechanisms.cells import CELLS, ActivationName, CellName, CellState, check_cell_options
+from crosslayer.mechanisms.interface import Mechanism, StageShape, register, unknown_name
+from crosslayer.mechanisms.mrla_b import append_layer, base_branch, stack_attention
+from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head, check_attention_options
+from crosslayer.ops import global_average_pool, history_sum, history_weights
+from crosslayer.ops.shapes import HeadWeights, History, Map
+
+ContextName = Literal["per_sample", "first_sample"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of both forms of DLA.
+
+    Args:
+        cell: the recurrent cell along depth; `released` and `paper` are the two forms of the DSU.
+        reduction: r, channels per squeezed channel in the cell: 4 on CIFAR, 16 or 20 on ImageNet.
+        activation: what the context goes through before it is fed back (Table 5).
+        context: `per_sample`, or the released code's fault `first_sample` (see the module's text).
+        head_channels: d, channels per head; where it does not divide the channels, the largest divisor below.
+        drop_path: probability of dropping the attention branch for an image, in training.
+    """
+
+    cell: CellName = "released"
+    reduction: int = 4
+    activation: ActivationName = "sigmoid"
+    context: ContextName = "per_sample"
+    head_channels: int = 32
+    drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_cell_options(self.cell, self.reduction, self.activation)
+        check_attention_options(self.head_channels, self.drop_path)
+        if self.context not in CONTEXTS:
+            raise ValueError(unknown_name("context", self.context, CONTEXTS))
+
+
+class Stored(NamedTuple):
+    """Every stored layer as refreshed so far, batch × layers × channels each."""
+
+    keys: History
+    pools: History
+    gates: History
+
+
+class State(NamedTuple):
+    """The blocks so far: the context, raw values, what refreshes have made of them, and each block's attention."""
+
+    context: CellState | None
+    values: list[Map]
+    stored: Stored | None
+    weights: list[HeadWeights]
+
+
+@final
+class DLABase(Mechanism[State]):
+    """DLA-B in one stage: one cell, projections and a normalised branch per block."""
+
+    def __init__(self, shape: StageShape, config: Config) -> None:
+        super().__init__(shape, config)
+        self.head_channels = channels_per_head(shape.channels, config.head_channels)
+        self.seen_context = CONTEXTS[config.context]
+        self.cell = CELLS[config.cell](shape.channels, config.reduction, config.activation)
+        self.projections = nn.ModuleList(QueryKeyValue(shape.channels) for _ in range(shape.depth))
+        self.branches = nn.ModuleList(base_branch(shape.channels, config.drop_path) for _ in range(shape.depth))
+
+    def start(self, x: Map, carry: Tensor | None) -> State:
+        """Nothing stored, no context."""
+        return State(None, [], None, [])
+
+    def merge(self, t: int, out: Map, shortcut: Map, state: State) -> tuple[Map, State]:
+        """Steps the context, refreshes what is stored, attends from block t to all blocks up to it."""
+        pooled = global_average_pool(out)
+        context: CellState = self.cell(pooled, state.context or self.cell.start(pooled))
+        stored = state.stored and self.refresh(state.stored, context)
+        projection = self.projections[t]
+        query, key = projection.query_key(pooled)
+        value = projection.value(out)
+        stored = store(stored, key, global_average_pool(value))
+        values = [*state.values, value]
+        weights = history_weights(query, stored.keys, self.head_channels)
+        branch = self.branches[t](history_sum(values, weights, stored.gates))
+        return out + branch, State(context, values, stored, [*state.weights, weights])
+
+    def refresh(self, stored: Stored, context: CellState) -> Stored:
+        """The backward path: one call of the cell gates every stored key and value."""
+        hidden, memory = self.seen_context(context)
+        rows = torch.cat([stored.keys, stored.pools], dim=1)
+        seen = CellState(hidden.unsqueeze(1), memory.unsqueeze(1))
+        key_gates, value_gates = torch.sigmoid(self.cell(rows, seen).memory).chunk(2, dim=1)
+        return Stored(stored.keys * key_gates, stored.pools * value_gates, stored.gates * value_gates)
+
+    def attention(self, state: State) -> Tensor:
+        """The softmax weights, zero above the diagonal."""
+        return stack_attention(state.weights)
+
+
+def store(stored: Stored | None, key: Tensor, pool: Tensor) -> Stored:
+    """One more layer, not yet refreshed."""
+    keys, pools, gates = stored or (None, None, None)
+    ones = torch.ones_like(pool)
+    return Stored(append_layer(keys, key), append_layer(pools, pool), append_layer(gates, ones))
+
+
+def own_context(context: CellState) -> CellState:
+    """Every image's own context, as the paper defines it."""
+    return context
+
+
+def first_sample_context(context: CellState) -> CellState:
+    """The first image's context for the whole batch: the released code indexes its state one level too deep."""
+    return CellState(context.hidden[:1], context.memory[:1])
+
+
+CONTEXTS = {"per_sample": own_context, "first_sample": first_sample_context}
+
+register("dla_b", DLABase, Config)

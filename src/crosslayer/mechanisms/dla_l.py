@@ -1,0 +1,100 @@
+"""DLA-L, dynamic layer attention, light form: arXiv 2406.13392, Eq. 4-6.
+
+One recurrent cell per stage, shared by its blocks and by both paths. At block t, with x its output after the last
+activation, y = GAP(x), s its shortcut branch (after its projection, where it has one), which plays o_{t-1}, and
+gate(v) = σ(memory of cell(v, c_t)):
+
+    forward path     c_t = cell(y, c_{t-1})
+    backward path    õ = s ⊙ gate(GAP(s)) + DW3_stage(s)
+    merge            z = σ(q·k / √d) ⊙ DW3(x) + λ ⊙ õ,   q = C1D(y),  k = C1D'(y)
+                     out = x + DropPath(BN(z))
+
+λ is a vector per block and starts from N(0, 1). Deviations of the released code from the paper, both here by default:
+σ where the paper's softmax over one layer would be 1, and the extra depth-wise kernel DW3_stage, shared by the blocks
+of a stage (`stage_convolution=False` is the paper's own form).
+
+`context="first_sample"` is a fault of the released code: see dla_b.py before you use it.
+"""
+
+import dataclasses
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from crosslayer.mechanisms import dla_b
+from crosslayer.mechanisms.cells import CELLS, CellState
+from crosslayer.mechanisms.interface import Mechanism, StageShape, register
+from crosslayer.mechanisms.mrla_l import light_branch, recursion_shares
+from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head
+from crosslayer.ops import global_average_pool, head_gate, light_merge
+from crosslayer.ops.shapes import HeadGate, Map, Vector
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(dla_b.Config):
+    """Options of DLA-L: those of DLA-B, and one more.
+
+    Args:
+        stage_convolution: add DW3_stage(s), as released; without it, the paper's own form.
+    """
+
+    stage_convolution: bool = True
+
+
+class State(NamedTuple):
+    """The context, and what each block so far gave its own value and carried on (to draw the attention only)."""
+
+    context: CellState | None
+    gates: list[HeadGate]
+    carried: list[Vector]
+
+
+@final
+class DLALight(Mechanism[State]):
+    """DLA-L in one stage: one cell and one extra kernel, projections, λ and a normalised branch per block."""
+
+    def __init__(self, shape: StageShape, config: Config) -> None:
+        super().__init__(shape, config)
+        channels = shape.channels
+        self.head_channels = channels_per_head(channels, config.head_channels)
+        self.seen_context = dla_b.CONTEXTS[config.context]
+        self.cell = CELLS[config.cell](channels, config.reduction, config.activation)
+        self.stage_kernel = depthwise_kernel(channels) if config.stage_convolution else None
+        self.projections = nn.ModuleList(QueryKeyValue(channels) for _ in range(shape.depth))
+        self.lambdas = nn.ParameterList(torch.randn(channels) for _ in range(shape.depth))
+        self.branches = nn.ModuleList(light_branch(channels, config.drop_path) for _ in range(shape.depth))
+
+    def start(self, x: Map, carry: Tensor | None) -> State:
+        """No context."""
+        return State(None, [], [])
+
+    def merge(self, t: int, out: Map, shortcut: Map, state: State) -> tuple[Map, State]:
+        """Steps the context, refreshes the shortcut, adds block t's value and what the shortcut carries on."""
+        pooled = global_average_pool(out)
+        context: CellState = self.cell(pooled, state.context or self.cell.start(pooled))
+        refreshed = self.cell(global_average_pool(shortcut), self.seen_context(context))
+        projection = self.projections[t]
+        query, key = projection.query_key(pooled)
+        gate = head_gate(query, key, self.head_channels)
+        carried = self.lambdas[t] * torch.sigmoid(refreshed.memory)
+        kernel = self.carried_kernel(t)
+        merged = light_merge(out, shortcut, projection.value.weight, gate, carried, kernel)
+        state = State(context, [*state.gates, gate], [*state.carried, carried])
+        return out + self.branches[t](merged), state
+
+    def carried_kernel(self, t: int) -> Tensor | None:
+        """λ_t folded into the stage's kernel: λ ⊙ DW3(s; K) = DW3(s; λ ⊙ K)."""
+        return None if self.stage_kernel is None else self.lambdas[t][:, None, None, None] * self.stage_kernel
+
+    def attention(self, state: State) -> Tensor:
+        """The share of every earlier block that the recursion implies; DW3_stage is left out of the account."""
+        return recursion_shares(state.gates, state.carried)
+
+
+def depthwise_kernel(channels: int) -> nn.Parameter:
+    """A 3×3 depth-wise kernel, started as nn.Conv2d starts its own."""
+    return nn.Conv2d(channels, channels, 3, groups=channels, bias=False).weight
+
+
+register("dla_l", DLALight, Config)

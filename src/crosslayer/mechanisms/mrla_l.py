@@ -1,0 +1,85 @@
+"""MRLA-L, multi-head recurrent layer attention, light form: arXiv 2302.03985, Eq. 9-10.
+
+At block t, with x its output after the last activation, y = GAP(x) and s its shortcut branch (after its projection,
+where it has one), which plays the attention output o_{t-1} of the block before:
+
+    z = σ(q·k / √d) ⊙ DW3(x) + λ ⊙ s,   q = C1D(y),  k = C1D'(y)
+    out = x + DropPath(BN(z))
+
+λ is a vector per block and starts from N(0, 1). The softmax of the paper runs over one layer here and would be 1;
+the released code has σ, and so has this.
+"""
+
+from typing import NamedTuple, final
+
+import torch
+from timm.layers.drop import DropPath
+from torch import Tensor, nn
+
+from crosslayer.mechanisms.interface import Mechanism, StageShape, register
+from crosslayer.mechanisms.mrla_b import Config
+from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head
+from crosslayer.ops import global_average_pool, head_gate, light_merge
+from crosslayer.ops.shapes import HeadGate, Map, Vector
+
+
+class State(NamedTuple):
+    """What each block so far gave its own value and what it carried on: needed to draw the attention only."""
+
+    gates: list[HeadGate]
+    carried: list[Vector]
+
+
+@final
+class MRLALight(Mechanism[State]):
+    """MRLA-L in one stage: projections, λ and a normalised branch per block."""
+
+    def __init__(self, shape: StageShape, config: Config) -> None:
+        super().__init__(shape, config)
+        self.head_channels = channels_per_head(shape.channels, config.head_channels)
+        self.projections = nn.ModuleList(QueryKeyValue(shape.channels) for _ in range(shape.depth))
+        self.lambdas = nn.ParameterList(torch.randn(shape.channels) for _ in range(shape.depth))
+        self.branches = nn.ModuleList(light_branch(shape.channels, config.drop_path) for _ in range(shape.depth))
+
+    def start(self, x: Map, carry: Tensor | None) -> State:
+        """Nothing carried."""
+        return State([], [])
+
+    def merge(self, t: int, out: Map, shortcut: Map, state: State) -> tuple[Map, State]:
+        """Adds block t's value and what its shortcut carries on."""
+        projection = self.projections[t]
+        query, key = projection.query_key(global_average_pool(out))
+        gate = head_gate(query, key, self.head_channels)
+        carried = self.lambdas[t].unsqueeze(0)
+        merged = light_merge(out, shortcut, projection.value.weight, gate, carried)
+        return out + self.branches[t](merged), State([*state.gates, gate], [*state.carried, carried])
+
+    def attention(self, state: State) -> Tensor:
+        """The share of every earlier block that the recursion implies."""
+        return recursion_shares(state.gates, state.carried)
+
+
+def light_branch(channels: int, drop_path: float) -> nn.Sequential:
+    """DropPath(BN(·))."""
+    return nn.Sequential(nn.BatchNorm2d(channels), DropPath(drop_path))
+
+
+def recursion_shares(gates: list[HeadGate], carried: list[Vector]) -> Tensor:
+    """Attention of block l on block m that a light form's recursion implies.
+
+    Unrolling o_l = g_l ⊙ V_l + a_l ⊙ o_{l-1}, with a_l what block l carries on (λ_l, times its gate in DLA), gives
+    block m's value the factor g_m ⊙ Π_{m<j≤l} a_j in o_l. The share is that factor's magnitude, averaged over the
+    channels of a head and divided by its sum over m: batch × heads × l × m, rows sum to one.
+    """
+    heads = gates[0].shape[1]
+    rows: list[Tensor] = []
+    factors: list[Tensor] = []
+    for gate, carry in zip(gates, carried, strict=True):
+        own = gate.repeat_interleave(carry.shape[1] // heads, dim=1)
+        factors = [factor * carry.abs() for factor in factors] + [own]
+        per_head = torch.stack([f.unflatten(1, (heads, -1)).mean(2) for f in factors], dim=2)
+        rows.append(nn.functional.pad(per_head / per_head.sum(2, keepdim=True), (0, len(gates) - len(factors))))
+    return torch.stack(rows, dim=2)
+
+
+register("mrla_l", MRLALight, Config)

@@ -1,0 +1,13 @@
+"""The plain network: every hook is identity."""
+
+from typing import final
+
+from crosslayer.mechanisms.interface import Mechanism, register
+
+
+@final
+class NoMechanism(Mechanism[None]):
+    """No attention: the backbone as it is."""
+
+
+register("none", NoMechanism)

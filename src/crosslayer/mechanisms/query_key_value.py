@@ -1,0 +1,44 @@
+from typing import NamedTuple, final
+
+from torch import nn
+
+from crosslayer.mechanisms.channel_convolution import ChannelConvolution
+from crosslayer.ops.shapes import Vector
+
+
+class QueryKey(NamedTuple):
+    """One block's query and key."""
+
+    query: Vector
+    key: Vector
+
+
+@final
+class QueryKeyValue(nn.Module):
+    """The three projections of layer attention in one block (MRLA, arXiv 2302.03985, Eq. 8).
+
+    Query and key are channel-wise 1-D convolutions of the pooled map, the value a depth-wise 3×3 convolution of it.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = ChannelConvolution(channels)
+        self.key = ChannelConvolution(channels)
+        self.value = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+
+    def query_key(self, pooled: Vector) -> QueryKey:
+        """Query and key of a pooled map."""
+        return QueryKey(self.query(pooled), self.key(pooled))
+
+
+def channels_per_head(channels: int, wanted: int) -> int:
+    """The largest divisor of `channels` that is not above the wanted number d."""
+    return next(d for d in range(min(wanted, channels), 0, -1) if channels % d == 0)
+
+
+def check_attention_options(head_channels: int, drop_path: float) -> None:
+    """Raises ValueError for a head without channels or a probability that is none."""
+    if head_channels < 1:
+        raise ValueError(f"head_channels is {head_channels}; a head has at least one channel")
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"drop_path is {drop_path}; it is a probability in [0, 1)")

@@ -1,0 +1,7 @@
+"""Networks with a mechanism in every stage: by name, or from an authors' checkpoint."""
+
+from crosslayer.models.factory import create_model, list_backbones, list_mechanisms
+from crosslayer.models.released import load_released
+from crosslayer.models.resnet import CIFARResNet
+
+__all__ = ["CIFARResNet", "create_model", "list_backbones", "list_mechanisms", "load_released"]

@@ -1,0 +1,84 @@
+"""Residual blocks that call every hook of a mechanism and know none by name."""
+
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from crosslayer.mechanisms import Mechanism
+from crosslayer.ops.shapes import Map
+
+
+@final
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions (arXiv 1512.03385, Fig. 5 left)."""
+
+    expansion = 1
+
+    def __init__(self, index: int, in_channels: int, width: int, stride: int, extra_in: int = 0) -> None:
+        super().__init__()
+        self.index = index
+        self.conv1 = convolution(in_channels + extra_in, width, 3, stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = convolution(width, width, 3)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.shortcut = projection(in_channels, width, stride)
+        self.relu = nn.ReLU(inplace=True)
+
+    @staticmethod
+    def tap_channels(width: int) -> tuple[int, ...]:
+        """Channels of the taps a block of this width offers."""
+        return (width, width)
+
+    def forward(self, x: Map, mechanism: Mechanism[Any], state: Any) -> tuple[Map, Any]:
+        """The block with the mechanism's hooks: its output and the mechanism's next state."""
+        shortcut = self.shortcut(x)
+        first = self.relu(self.bn1(self.conv1(mechanism.read(self.index, x, state))))
+        branch = self.bn2(self.conv2(first))
+        branch, state = mechanism.gate(self.index, (first, branch), state)
+        return mechanism.merge(self.index, self.relu(branch + shortcut), shortcut, state)
+
+
+@final
+class Bottleneck(nn.Module):
+    """1×1, 3×3 (with the stride), 1×1 convolutions (arXiv 1512.03385, Fig. 5 right)."""
+
+    expansion = 4
+
+    def __init__(self, index: int, in_channels: int, width: int, stride: int, extra_in: int = 0) -> None:
+        super().__init__()
+        self.index = index
+        self.conv1 = convolution(in_channels + extra_in, width, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = convolution(width, width, 3, stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = convolution(width, width * self.expansion, 1)
+        self.bn3 = nn.BatchNorm2d(width * self.expansion)
+        self.shortcut = projection(in_channels, width * self.expansion, stride)
+        self.relu = nn.ReLU(inplace=True)
+
+    @staticmethod
+    def tap_channels(width: int) -> tuple[int, ...]:
+        """Channels of the taps a block of this width offers."""
+        return (width, width, width * Bottleneck.expansion)
+
+    def forward(self, x: Map, mechanism: Mechanism[Any], state: Any) -> tuple[Map, Any]:
+        """The block with the mechanism's hooks: its output and the mechanism's next state."""
+        shortcut = self.shortcut(x)
+        first = self.relu(self.bn1(self.conv1(mechanism.read(self.index, x, state))))
+        second = self.relu(self.bn2(self.conv2(first)))
+        branch = self.bn3(self.conv3(second))
+        branch, state = mechanism.gate(self.index, (first, second, branch), state)
+        return mechanism.merge(self.index, self.relu(branch + shortcut), shortcut, state)
+
+
+def convolution(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """Convolution without bias that keeps the size, up to its stride."""
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
+
+
+def projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """The shortcut: identity where shapes agree, else 1×1 convolution and normalisation."""
+    if in_channels == out_channels and stride == 1:
+        return nn.Identity()
+    return nn.Sequential(convolution(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels))

@@ -1,0 +1,52 @@
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from crosslayer.mechanisms import Mechanism, StageShape
+from crosslayer.models.block import BasicBlock, Bottleneck
+from crosslayer.ops.shapes import Map
+
+MechanismFactory = Callable[[StageShape], Mechanism[Any]]
+
+
+@final
+class Stage(nn.Module):
+    """Blocks of one shape and the mechanism that lets them look back at each other."""
+
+    def __init__(
+        self,
+        index: int,
+        block: type[BasicBlock] | type[Bottleneck],
+        depth: int,
+        in_channels: int,
+        width: int,
+        stride: int,
+        mechanism: MechanismFactory,
+    ) -> None:
+        super().__init__()
+        self.channels = width * block.expansion
+        self.mechanism = mechanism(StageShape(index, depth, self.channels, block.tap_channels(width)))
+        self.blocks = nn.ModuleList(
+            block(
+                t,
+                in_channels if t == 0 else self.channels,
+                width,
+                stride if t == 0 else 1,
+                self.mechanism.extra_in,
+            )
+            for t in range(depth)
+        )
+
+    def forward(self, x: Map, carry: Tensor | None) -> tuple[Map, Tensor | None]:
+        """The stage's output, and what its mechanism hands on."""
+        x, state = self.run(x, carry)
+        return x, self.mechanism.finish(state)
+
+    def run(self, x: Map, carry: Tensor | None) -> tuple[Map, Any]:
+        """The stage's output, and its mechanism's state after the last block."""
+        state = self.mechanism.start(x, carry)
+        for block in self.blocks:
+            x, state = block(x, self.mechanism, state)
+        return x, state
