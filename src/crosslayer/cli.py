@@ -1,0 +1,72 @@
+"""The command line: crosslayer COMMAND …"""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from crosslayer import __version__
+
+COMMANDS = {
+    "train": "train a network on images, or go on with a run",
+    "evaluate": "accuracy, per class too, and the confusion matrix of a run",
+    "predict": "what a run's network sees in image files",
+    "attention": "draw how the blocks of one or two runs attend to each other",
+    "compare": "runs side by side in a table",
+    "profile": "parameters and multiply-accumulates of a network",
+    "list": "mechanisms with their options, backbones, recipes",
+}
+HELP = "usage: crosslayer COMMAND [OPTION …]\n\nLayer attention for PyTorch vision networks.\n\ncommands:\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0, 1 (failed), 2 (usage), 128 + signal (interrupted)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        listing = "".join(f"  {name:<10} {text}\n" for name, text in COMMANDS.items())
+        print(f"{HELP}{listing}\ncrosslayer COMMAND --help explains each.")
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"crosslayer {__version__}")
+        return 0
+    return guarded(words[0], words[1:])
+
+
+def guarded(command: str, words: list[str]) -> int:
+    """Runs a command; what goes wrong for a reason the user can mend is one sentence on standard error."""
+    from crosslayer.errors import FailedError, UsageError
+    from crosslayer.mechanisms.interface import unknown_name
+
+    if command not in COMMANDS:
+        return complain(unknown_name("command", command, COMMANDS), 2)
+    try:
+        function = find_command(command)
+    except ModuleNotFoundError as error:
+        return complain(f"the command line needs {error.name}: pip install 'crosslayer[train]'", 1)
+    from crosslayer.training.interruption import InterruptedRun
+
+    try:
+        function(words)
+    except UsageError as error:
+        return complain(str(error), 2)
+    except FailedError as error:
+        return complain(str(error), 1)
+    except InterruptedRun as interruption:
+        return complain(str(interruption), interruption.exit_code)
+    except KeyboardInterrupt:
+        return complain("interrupted", 130)
+    return 0
+
+
+def find_command(command: str) -> Callable[[list[str]], None]:
+    """The function `run` of the command's module."""
+    return import_module(f"crosslayer.commands.{command}").run
+
+
+def complain(sentence: str, code: int) -> int:
+    """Says what is wrong."""
+    print(f"crosslayer: {sentence}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

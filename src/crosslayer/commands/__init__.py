@@ -1,0 +1,1 @@
+"""One command = one file: its options and what it prints."""

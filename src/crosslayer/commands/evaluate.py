@@ -1,0 +1,89 @@
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from accelerate import Accelerator
+from rich.table import Table
+
+from crosslayer.console import console
+from crosslayer.data.images import LoaderName, load_images
+from crosslayer.data.sources import open_source
+from crosslayer.errors import UsageError
+from crosslayer.files import write_json
+from crosslayer.reports.confusion import draw_confusion
+from crosslayer.training.evaluation import Evaluation, evaluate
+from crosslayer.training.trained import Trained, Which, load_trained
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Accuracy of a run's network on the validation split of its data, or of another set with the same classes."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Run directory."""
+    data: str | None = None
+    """Data set to evaluate on [default: the run's own]; its val/, validation or test split is used."""
+    checkpoint: Which = "last"
+    """Which checkpoint."""
+    output: str | None = None
+    """Folder for evaluation.json and confusion.png [default: the run directory]."""
+    batch_size: int = 256
+    """Images at once."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    workers: int = 4
+    """Threads that decode images."""
+    loader: LoaderName = "auto"
+    """Keep decoded images on the device, stream them, or decide by size."""
+
+
+def run(words: list[str]) -> None:
+    """crosslayer evaluate RUN [OPTION …]."""
+    options = tyro.cli(Options, args=words, prog="crosslayer evaluate")
+    if options.batch_size < 1:
+        raise UsageError(f"--batch-size is {options.batch_size}; it must be at least 1")
+    trained = load_trained(options.run, options.checkpoint, options.device)
+    data = options.data or trained.recipe.data
+    source = open_source(data)
+    if source.classes != trained.facts.classes:
+        raise UsageError(
+            f"--data {data} has {len(source.classes)} classes ({source.classes[0]}, …), the run was trained on "
+            f"{len(trained.facts.classes)} ({trained.facts.classes[0]}, …): they must be the same"
+        )
+    images = load_images(
+        source.val, trained.recipe.image_size, trained.device, options.workers, options.loader, "decoding val"
+    )
+    accelerator = Accelerator(cpu=trained.device.type == "cpu")
+    result = evaluate(trained.model, images, trained.facts, options.batch_size, accelerator)
+    report(trained, result, data, Path(options.output or options.run))
+
+
+def report(trained: Trained, result: Evaluation, data: str, folder: Path) -> None:
+    """Prints the figures and writes evaluation.json and confusion.png."""
+    classes, accuracies = trained.facts.classes, result.per_class()
+    counts = result.confusion.sum(1).tolist()
+    table = Table("class", title=f"{trained.run.path}, step {trained.step}, on {data}")
+    table.add_column("images", justify="right")
+    table.add_column("accuracy (%)", justify="right")
+    for name, count, accuracy in zip(classes, counts, accuracies, strict=True):
+        table.add_row(name, str(count), f"{accuracy:.2f}" if count else "–")
+    console.print(table)
+    console.print(f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, loss {result.loss:.4f}, {result.images:,} images")
+    content = {
+        "run": str(trained.run.path),
+        "data": data,
+        "step": trained.step,
+        "images": result.images,
+        "top1": result.top1,
+        "top5": result.top5,
+        "loss": result.loss,
+        "per_class": {
+            name: accuracy if count else None for name, count, accuracy in zip(classes, counts, accuracies, strict=True)
+        },
+        "confusion": result.confusion.tolist(),
+    }
+    write_json(folder / "evaluation.json", content)
+    title = f"{trained.recipe.backbone} + {trained.recipe.mechanism}: top-1 {result.top1:.2f} %"
+    draw_confusion(result.confusion, classes, title, folder / "confusion.png")
+    console.print(f"figures: {folder / 'evaluation.json'}\npicture: {folder / 'confusion.png'}")

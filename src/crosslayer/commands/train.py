@@ -1,0 +1,91 @@
+import dataclasses
+from typing import Annotated
+
+import tyro
+
+from crosslayer.console import console
+from crosslayer.errors import UsageError
+from crosslayer.mechanisms.interface import unknown_name
+from crosslayer.reports.curves import draw_curves
+from crosslayer.training.loop import train
+from crosslayer.training.recipe import EXTENDABLE, RECIPES, Launch, Recipe, differing, flag
+from crosslayer.training.run_directory import CURVES, SUMMARY, RunDirectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to train, and where."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    run: Annotated[Launch, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Launch)
+
+
+def run(words: list[str]) -> None:
+    """crosslayer train [RECIPE] [OPTION …]."""
+    named = words[0] if words and not words[0].startswith("-") else None
+    if named is not None and named not in RECIPES:
+        raise UsageError(unknown_name("recipe", named, RECIPES))
+    name, default = stored_or_named(words, named)
+    options = tyro.cli(
+        Options,
+        args=words[1:] if named else words,
+        default=Options(recipe=default),
+        prog=f"crosslayer train {named or '[RECIPE]'}",
+        description=description(),
+    )
+    if options.run.resume:
+        check_resumable(options, default)
+    run_directory = train(name, options.recipe, options.run)
+    finish(run_directory)
+
+
+def stored_or_named(words: list[str], named: str | None) -> tuple[str, Recipe]:
+    """The defaults of the options: a recipe's, or those of the run to go on with."""
+    resumed = value_of("--resume", words)
+    if resumed is None:
+        return named or "digits", RECIPES[named or "digits"]()
+    name, recipe, _ = RunDirectory(resumed).read()
+    if named is not None and named != name:
+        raise UsageError(f"run {resumed} was made by recipe {name!r}, not {named!r}")
+    return name, recipe
+
+
+def value_of(option: str, words: list[str]) -> str | None:
+    """The value given to an option, before the options are parsed."""
+    for i, word in enumerate(words):
+        if word == option and i + 1 < len(words):
+            return words[i + 1]
+        if word.startswith(option + "="):
+            return word.partition("=")[2]
+    return None
+
+
+def check_resumable(options: Options, stored: Recipe) -> None:
+    """Raises UsageError for options that would make another run of it."""
+    changed = [field for field in differing(options.recipe, stored) if field not in EXTENDABLE]
+    if changed:
+        was = ", ".join(f"{flag(field)} {getattr(stored, field)}" for field in changed)
+        raise UsageError(f"run {options.run.resume} was made with {was}; a resumed run keeps its recipe")
+    if options.run.output or options.run.overwrite:
+        raise UsageError("--resume goes on in the run's own directory; leave --output and --overwrite out")
+
+
+def description() -> str:
+    """What --help begins with."""
+    recipes = "\n".join(f"  {name}: {(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in RECIPES.items())
+    return f"Train a network. RECIPE [default: digits] gives every option its default:\n{recipes}"
+
+
+def finish(run_directory: RunDirectory) -> None:
+    """Draws the curves and says where everything is."""
+    rows = run_directory.metrics()
+    name, recipe, _ = run_directory.read()
+    draw_curves(rows, f"{recipe.backbone} + {recipe.mechanism} on {name}, seed {recipe.seed}", run_directory / CURVES)
+    summary = run_directory.summary()
+    if summary:
+        console.print(
+            f"top-1 {summary['last']['val/top1']:.2f} % after the last epoch, "
+            f"{summary['best']['val/top1']:.2f} % at best (epoch {summary['best']['epoch']}), "
+            f"{summary['training_seconds']:.1f} s of training\n"
+            f"summary: {run_directory / SUMMARY}\ncurves:  {run_directory / CURVES}"
+        )

@@ -1,0 +1,49 @@
+"""Random crop and flip of whole batches on the device, and normalisation."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from crosslayer.data.decode import Pixels
+
+
+class Draws(NamedTuple):
+    """What chance decided for every image of a batch."""
+
+    top: Int64[Tensor, " batch"]
+    left: Int64[Tensor, " batch"]
+    flipped: Bool[Tensor, " batch"]
+
+
+def draw(generator: torch.Generator, count: int, pad: int, flip: bool) -> Draws:
+    """Crop offsets in [0, 2·pad] and, with `flip`, a fair coin per image; drawn on the CPU for any device."""
+    top, left = torch.randint(0, 2 * pad + 1, (2, count), generator=generator)
+    coin = torch.rand(count, generator=generator) < 0.5
+    return Draws(top, left, coin & flip)
+
+
+def crop_and_flip(pixels: Pixels, draws: Draws, pad: int) -> Pixels:
+    """Pads with black on all sides, cuts the original size out at each image's offset, mirrors where flipped."""
+    batch, channels, height, width = pixels.shape
+    device = pixels.device
+    top, left, flipped = (part.to(device, non_blocking=True)[:, None] for part in draws)
+    rows = top + torch.arange(height, device=device)
+    columns = left + torch.arange(width, device=device)
+    columns = torch.where(flipped, columns.flip(1), columns)
+    padded = F.pad(pixels, (pad, pad, pad, pad))
+    image = torch.arange(batch, device=device)[:, None, None, None]
+    channel = torch.arange(channels, device=device)[None, None, None, :]
+    return padded[image, channel, rows[:, :, None, None], columns[:, None, :, None]].permute(0, 3, 1, 2)
+
+
+def normalise(
+    pixels: Pixels, mean: Sequence[float], std: Sequence[float]
+) -> Float[Tensor, "batch 3 height width"]:
+    """Pixels scaled to [0, 1], less the mean, over the standard deviation, per channel; float32."""
+    scale = torch.tensor([255.0 * s for s in std], device=pixels.device).view(3, 1, 1)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=pixels.device).view(3, 1, 1)
+    return pixels.float() / scale - shift

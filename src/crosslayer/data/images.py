@@ -1,0 +1,99 @@
+"""Batches of pixels on the device: from memory there, or decoded on the way."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal, NamedTuple, Protocol, final
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from crosslayer.data.decode import Pixels, decode, decode_all
+from crosslayer.data.split import Split
+
+LoaderName = Literal["auto", "resident", "stream"]
+RESIDENT_BYTES = 2 << 30
+PREFETCH = 4
+
+Indices = Int64[Tensor, " batch"]
+
+
+class Batch(NamedTuple):
+    """Pixels and classes of some images, on the device."""
+
+    pixels: Pixels
+    labels: Int64[Tensor, " batch"]
+
+
+class Images(Protocol):
+    """A split that hands out batches."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, plan: Iterable[Indices]) -> Iterator[Batch]:
+        """One batch for every index tensor of the plan, in order."""
+        ...
+
+
+def load_images(
+    split: Split, size: int, device: torch.device, workers: int, loader: LoaderName, description: str
+) -> Images:
+    """A split's images at size × size: kept on the device if they are few, else decoded as they are asked for."""
+    few = len(split) * 3 * size * size <= RESIDENT_BYTES
+    if loader == "resident" or (loader == "auto" and few):
+        return ResidentImages(decode_all(split, size, workers, description), split.labels, device)
+    return StreamedImages(split, size, device, workers)
+
+
+@final
+class ResidentImages:
+    """All images as one tensor on the device; a batch is one indexing operation there."""
+
+    def __init__(self, pixels: Pixels, labels: np.ndarray, device: torch.device) -> None:
+        self.pixels = pixels.to(device)
+        self.labels = torch.from_numpy(labels).to(device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, plan: Iterable[Indices]) -> Iterator[Batch]:
+        """Rows of the tensor."""
+        for indices in plan:
+            rows = indices.to(self.pixels.device, non_blocking=True)
+            yield Batch(self.pixels[rows], self.labels[rows])
+
+
+@final
+class StreamedImages:
+    """Images decoded by a pool of threads, a few batches ahead of their use."""
+
+    def __init__(self, split: Split, size: int, device: torch.device, workers: int) -> None:
+        self.split, self.size, self.device, self.workers = split, size, device, workers
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def batches(self, plan: Iterable[Indices]) -> Iterator[Batch]:
+        """Decodes PREFETCH batches ahead; the order is the plan's, whatever the number of threads."""
+        waiting: deque[tuple[Indices, list[Future[np.ndarray]]]] = deque()
+        pool = ThreadPoolExecutor(max(1, self.workers))
+        try:
+            for indices in plan:
+                futures = [pool.submit(decode, self.split, i, self.size) for i in indices.tolist()]
+                waiting.append((indices, futures))
+                if len(waiting) > PREFETCH:
+                    yield self.collect(*waiting.popleft())
+            while waiting:
+                yield self.collect(*waiting.popleft())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def collect(self, indices: Indices, futures: list[Future[np.ndarray]]) -> Batch:
+        """One decoded batch, on its way to the device."""
+        pixels = torch.from_numpy(np.stack([future.result() for future in futures])).permute(0, 3, 1, 2)
+        labels = torch.from_numpy(self.split.labels[indices.numpy()])
+        if self.device.type == "cuda":
+            pixels, labels = pixels.pin_memory(), labels.pin_memory()
+        return Batch(pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True))

@@ -1,0 +1,9 @@
+"""What the command line reports as one sentence, without a traceback."""
+
+
+class UsageError(ValueError):
+    """The user asked for something that cannot be: exit code 2."""
+
+
+class FailedError(RuntimeError):
+    """What was asked for went wrong on the way: exit code 1."""

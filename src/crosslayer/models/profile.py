@@ -1,0 +1,75 @@
+"""Parameters in 10^6 and multiply-accumulates in 10^9, whole and per stage."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from crosslayer.models.resnet import CIFARResNet
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Size and cost of one part of a network for one image."""
+
+    name: str
+    parameters: int
+    macs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Size and cost of a network for one image of image_size × image_size pixels."""
+
+    image_size: int
+    total: Part
+    parts: tuple[Part, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, with units in the names."""
+        return {"image_size": self.image_size} | row(self.total) | {"parts": [row(part) for part in self.parts]}
+
+
+def row(part: Part) -> dict[str, Any]:
+    """One part as plain values."""
+    return {
+        "name": part.name,
+        "parameters": part.parameters,
+        "parameters_m": part.parameters / 1e6,
+        "macs": part.macs,
+        "macs_g": part.macs / 1e9,
+    }
+
+
+def profile_model(model: CIFARResNet, image_size: int = 32) -> Profile:
+    """Counts parameters and, with PyTorch's own counter, multiply-accumulates in convolutions and matrix products.
+
+    The counter counts two operations for each multiply-accumulate; pooling, gates, normalisation and other
+    arithmetic per element are left out, as in the papers.
+    """
+    where = next(model.parameters())
+    image = torch.zeros(1, 3, image_size, image_size, device=where.device, dtype=where.dtype)
+    parts = []
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        with (whole := FlopCounterMode(display=False)):
+            model(image)
+        with (stem := FlopCounterMode(display=False)):
+            x, carry = model.forward_stem(image), None
+        parts.append(Part("stem", count_parameters(model.conv1, model.bn1), stem.get_total_flops() // 2))
+        for index, stage in enumerate(model.stages):
+            with (cost := FlopCounterMode(display=False)):
+                x, carry = stage(x, carry)
+            parts.append(Part(f"stage {index + 1}", count_parameters(stage), cost.get_total_flops() // 2))
+    model.train(training)
+    total = Part("network", count_parameters(model), whole.get_total_flops() // 2)
+    rest = total.macs - sum(part.macs for part in parts)
+    parts.append(Part("classifier", count_parameters(model.fc), rest))
+    return Profile(image_size, total, tuple(parts))
+
+
+def count_parameters(*modules: torch.nn.Module) -> int:
+    """Numbers that training changes."""
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())

@@ -1,0 +1,70 @@
+"""What a network gets right on a split."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from crosslayer.data.augment import normalise
+from crosslayer.data.images import Images
+from crosslayer.training.run_directory import DataFacts
+
+
+class Evaluation(NamedTuple):
+    """Counts over a whole split, over all processes."""
+
+    confusion: Tensor
+    """Images of class i that were taken for class j."""
+    in_top5: int
+    loss_sum: float
+
+    @property
+    def images(self) -> int:
+        """How many images were seen."""
+        return int(self.confusion.sum())
+
+    @property
+    def top1(self) -> float:
+        """Images whose first guess was right, in %."""
+        return 100 * int(self.confusion.diagonal().sum()) / self.images
+
+    @property
+    def top5(self) -> float:
+        """Images whose class was among the first five guesses (or all, if there are fewer classes), in %."""
+        return 100 * self.in_top5 / self.images
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, without label smoothing."""
+        return self.loss_sum / self.images
+
+    def per_class(self) -> list[float]:
+        """Accuracy on the images of each class, in %; nan for a class without images."""
+        return (100 * self.confusion.diagonal() / self.confusion.sum(1)).tolist()
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, images: Images, facts: DataFacts, batch_size: int, accelerator: Accelerator
+) -> Evaluation:
+    """Every image of the split once, shared among the processes."""
+    model.eval()
+    classes, device = len(facts.classes), accelerator.device
+    confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
+    sums = torch.zeros(2, dtype=torch.float64).to(device if device.type != "mps" else "cpu")
+    mine = torch.arange(len(images))[accelerator.process_index :: accelerator.num_processes]
+    for pixels, labels in images.batches(mine.split(batch_size)):
+        x = normalise(pixels, facts.mean, facts.std)
+        with accelerator.autocast():
+            logits = model(x)
+        logits = logits.float()
+        guesses = logits.topk(min(5, classes)).indices
+        confusion += torch.bincount(labels * classes + guesses[:, 0], minlength=classes * classes)
+        sums[0] += (guesses == labels[:, None]).sum()
+        sums[1] += F.cross_entropy(logits, labels, reduction="sum")
+    if accelerator.num_processes > 1:
+        confusion, sums = accelerator.reduce(confusion), accelerator.reduce(sums)
+    in_top5, loss_sum = sums.tolist()
+    return Evaluation(confusion.view(classes, classes).cpu(), int(in_top5), loss_sum)

@@ -1,0 +1,207 @@
+"""The training loop: plain, in one process or in many."""
+
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+
+from crosslayer.console import console
+from crosslayer.data.augment import normalise
+from crosslayer.data.images import Batch
+from crosslayer.data.stream import MODEL, TrainingStream, seeded
+from crosslayer.files import write_json
+from crosslayer.training.display import Display
+from crosslayer.training.evaluation import Evaluation, evaluate
+from crosslayer.training.interruption import InterruptedRun, Interruption
+from crosslayer.training.recipe import Launch, Recipe
+from crosslayer.training.record import diverged, log_scalars, save, summarise
+from crosslayer.training.run_directory import SUMMARY, RunDirectory
+from crosslayer.training.sitting import Sitting, prepare
+
+CHECK_EVERY = 20
+"""Steps between looks at the losses on a GPU, where a look waits for the device."""
+
+
+def train(name: str, recipe: Recipe, launch: Launch) -> RunDirectory:
+    """Trains `recipe`, or goes on with the run that `launch.resume` names.
+
+    Raises:
+        UsageError: what was asked for cannot be; nothing was written.
+        FailedError: data, disk or arithmetic failed on the way; the last checkpoint is whole.
+        InterruptedRun: a signal came; the run was saved.
+    """
+    sitting = prepare(name, recipe, launch)
+    last_step = final_step(recipe, sitting.stream)
+    progress, accelerator = sitting.progress, sitting.accelerator
+    if progress.step >= last_step:
+        console.print(f"{sitting.run.path} is already trained to step {progress.step} of {last_step}; raise --epochs to go on")
+        return sitting.run
+    rows = [row for row in sitting.run.metrics() if row["epoch"] <= progress.epoch]
+    main = accelerator.is_main_process
+    display = Display(recipe.epochs, sitting.stream.steps_per_epoch, last_step, recipe.batch_size, shown=main)
+    with Interruption() as interruption, display:
+        while progress.step < last_step:
+            train_epoch(sitting, last_step, display, interruption)
+            result = validate(sitting)
+            row = finish_epoch(sitting, result)
+            rows.append(row)
+            display.epoch(row)
+            if main:
+                sitting.run.write_metrics(rows)
+                log_scalars(sitting.run, row)
+            save(sitting)
+            stop_if_interrupted(sitting, interruption)
+    if main:
+        write_json(sitting.run / SUMMARY, summarise(sitting, name, rows))
+    accelerator.wait_for_everyone()
+    return sitting.run
+
+
+def train_epoch(sitting: Sitting, last_step: int, display: Display, interruption: Interruption) -> None:
+    """The steps of the epoch under way, from where it was left to its end or to `last_step`."""
+    recipe, progress, stream = sitting.recipe, sitting.progress, sitting.stream
+    check_every = 1 if sitting.accelerator.device.type == "cpu" else CHECK_EVERY
+    losses: list[Tensor] = []
+    corrects: list[Tensor] = []
+    begun, sitting_images = time.monotonic(), 0
+    earlier_seconds = progress.epoch_seconds
+    sitting.model.train()
+    for parts in stream.epoch(progress.epoch, progress.step_in_epoch):
+        rate = learning_rate(recipe, progress.step, stream.steps_per_epoch)
+        loss, correct = training_step(sitting, parts, rate)
+        losses.append(loss)
+        corrects.append(correct)
+        progress.step += 1
+        progress.step_in_epoch += 1
+        sitting_images += recipe.batch_size
+        done = progress.step == last_step or progress.step_in_epoch == stream.steps_per_epoch
+        if done or progress.step % check_every == 0:
+            collect(sitting, losses, corrects)
+            now = time.monotonic()
+            progress.epoch_seconds = earlier_seconds + now - begun
+            seen = progress.step_in_epoch
+            top1 = 100 * progress.correct / (seen * recipe.batch_size)
+            speed = sitting_images / (now - begun)
+            display.update(progress.epoch + 1, progress.step, progress.loss_sum / seen, top1, speed)
+            if not done:
+                stop_if_interrupted(sitting, interruption)
+        if done:
+            break
+
+
+def training_step(sitting: Sitting, parts: list[Batch], rate: float) -> tuple[Tensor, Tensor]:
+    """One optimizer step over this process's parts of a batch: their mean loss, and how many were right."""
+    recipe, accelerator, progress = sitting.recipe, sitting.accelerator, sitting.progress
+    for group in sitting.optimizer.param_groups:
+        group["lr"] = rate
+    total = torch.zeros((), device=accelerator.device)
+    correct = torch.zeros((), device=accelerator.device, dtype=torch.int64)
+    for share, (pixels, labels) in enumerate(parts):
+        position = sitting.stream.shares.first + share
+        torch.manual_seed(seeded(recipe.seed, MODEL, progress.epoch, progress.step_in_epoch, position))
+        x = normalise(pixels, sitting.facts.mean, sitting.facts.std)
+        with synchronised(accelerator, sitting.model, share == len(parts) - 1):
+            with accelerator.autocast():
+                logits = sitting.model(x)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing) / len(parts)
+            accelerator.backward(loss)
+        total += loss.detach()
+        correct += (logits.argmax(1) == labels).sum()
+    sitting.optimizer.step()
+    sitting.optimizer.zero_grad()
+    return total, correct
+
+
+def synchronised(accelerator: Accelerator, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
+    """Gradients are averaged over the processes with the last part only."""
+    return nullcontext() if last else accelerator.no_sync(model)
+
+
+def collect(sitting: Sitting, losses: list[Tensor], corrects: list[Tensor]) -> None:
+    """Adds the latest steps to the epoch's sums; waits for the device.
+
+    Raises:
+        FailedError: a loss that is no finite number; the step is named.
+    """
+    accelerator, progress = sitting.accelerator, sitting.progress
+    values = accelerator.reduce(torch.stack(losses), "mean").tolist()
+    progress.correct += int(accelerator.reduce(torch.stack(corrects).sum()))
+    first = progress.step - len(values) + 1
+    losses.clear()
+    corrects.clear()
+    for step, value in enumerate(values, first):
+        if not math.isfinite(value):
+            raise diverged(sitting, f"the loss became {value} at step {step} (epoch {progress.epoch + 1})")
+        progress.loss_sum += value
+
+
+def validate(sitting: Sitting) -> Evaluation:
+    """The validation split, with the main process's running statistics everywhere."""
+    model = sitting.accelerator.unwrap_model(sitting.model)
+    if sitting.accelerator.num_processes > 1:
+        for buffer in model.buffers():
+            broadcast(buffer)
+    result = evaluate(model, sitting.val, sitting.facts, sitting.recipe.batch_size, sitting.accelerator)
+    if not math.isfinite(result.loss):
+        raise diverged(sitting, f"the validation loss became {result.loss} after step {sitting.progress.step}")
+    return result
+
+
+def finish_epoch(sitting: Sitting, result: Evaluation) -> dict[str, Any]:
+    """The epoch's row; then the sums start anew, if the epoch is whole."""
+    recipe, progress, stream = sitting.recipe, sitting.progress, sitting.stream
+    seen = progress.step_in_epoch * recipe.batch_size
+    row = {
+        "epoch": progress.epoch + 1,
+        "step": progress.step,
+        "lr": learning_rate(recipe, progress.step - 1, stream.steps_per_epoch),
+        "train/loss": progress.loss_sum / progress.step_in_epoch,
+        "train/top1": 100 * progress.correct / seen,
+        "val/loss": result.loss,
+        "val/top1": result.top1,
+        "val/top5": result.top5,
+        "images_per_second": seen / progress.epoch_seconds,
+    }
+    if result.top1 > progress.best_top1:
+        progress.best_top1, progress.best_step = result.top1, progress.step
+    if progress.step_in_epoch == stream.steps_per_epoch:
+        progress.epoch += 1
+        progress.seconds += progress.epoch_seconds
+        progress.step_in_epoch, progress.loss_sum, progress.correct, progress.epoch_seconds = 0, 0.0, 0, 0.0
+    return row
+
+
+def stop_if_interrupted(sitting: Sitting, interruption: Interruption) -> None:
+    """Saves and raises InterruptedRun when a signal has come to any process."""
+    number, accelerator = interruption.number, sitting.accelerator
+    if accelerator.num_processes > 1:
+        number = int(torch.max(accelerator.gather(torch.tensor([number], device=accelerator.device))))
+    if number:
+        save(sitting)
+        accelerator.wait_for_everyone()
+        raise InterruptedRun(
+            number,
+            f"stopped by a signal after step {sitting.progress.step}, saved; "
+            f"go on with: crosslayer train --resume {sitting.run.path}",
+        )
+
+
+def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """A pure function of the step: linear warm-up, then a tenth from each milestone on."""
+    decays = sum(step >= milestone * steps_per_epoch for milestone in recipe.milestones)
+    warmup = recipe.warmup_epochs * steps_per_epoch
+    warm = 1.0 if step >= warmup else 0.01 + 0.99 * step / warmup
+    return recipe.lr * warm * 0.1**decays
+
+
+def final_step(recipe: Recipe, stream: TrainingStream) -> int:
+    """The optimizer step that training ends with."""
+    return min(recipe.epochs * stream.steps_per_epoch, recipe.max_steps or recipe.epochs * stream.steps_per_epoch)
+
+

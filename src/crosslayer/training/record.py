@@ -1,0 +1,74 @@
+"""What the loop writes: checkpoints, TensorBoard scalars, the summary."""
+
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from crosslayer.errors import FailedError
+from crosslayer.files import cannot_write
+from crosslayer.models.profile import profile_model
+from crosslayer.training import checkpoint
+from crosslayer.training.environment import describe_environment
+from crosslayer.training.run_directory import TENSORBOARD, RunDirectory
+from crosslayer.training.sitting import Sitting
+
+
+def save(sitting: Sitting) -> None:
+    """A checkpoint, by the main process."""
+    accelerator = sitting.accelerator
+    if accelerator.is_main_process:
+        checkpoint.save_checkpoint(
+            sitting.run.checkpoints,
+            sitting.progress,
+            accelerator.unwrap_model(sitting.model).state_dict(),
+            sitting.optimizer.state_dict(),
+            accelerator.scaler.state_dict() if accelerator.scaler is not None else {},
+        )
+
+
+def log_scalars(run: RunDirectory, row: dict[str, Any]) -> None:
+    """One epoch into TensorBoard's files."""
+    folder = run / TENSORBOARD
+    try:
+        with SummaryWriter(folder, purge_step=row["epoch"]) as writer:
+            for name, value in row.items():
+                if name != "epoch":
+                    writer.add_scalar(name, value, row["epoch"])
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def summarise(sitting: Sitting, name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a finished run is reported by."""
+    recipe, progress = sitting.recipe, sitting.progress
+    model = sitting.accelerator.unwrap_model(sitting.model)
+    profile = profile_model(model, recipe.image_size)
+    best = max(rows, key=lambda row: row["val/top1"])
+    return {
+        "recipe": name,
+        "backbone": recipe.backbone,
+        "mechanism": recipe.mechanism,
+        "seed": recipe.seed,
+        "epochs": rows[-1]["epoch"],
+        "steps": progress.step,
+        "last": {key: rows[-1][key] for key in ("epoch", "train/loss", "train/top1", "val/loss", "val/top1", "val/top5")},
+        "best": {key: best[key] for key in ("epoch", "val/top1", "val/top5")},
+        "parameters": profile.total.parameters,
+        "parameters_m": profile.total.parameters / 1e6,
+        "macs": profile.total.macs,
+        "macs_g": profile.total.macs / 1e9,
+        "images_per_second": sum(row["images_per_second"] for row in rows) / len(rows),
+        "training_seconds": progress.seconds + progress.epoch_seconds,
+        **describe_environment(sitting.accelerator.device, sitting.accelerator.num_processes),
+    }
+
+
+def diverged(sitting: Sitting, what: str) -> FailedError:
+    """One sentence for a training that went astray."""
+    steps = checkpoint.saved_steps(sitting.run.checkpoints)
+    kept = (
+        f"the last good checkpoint is {checkpoint.path_of(sitting.run.checkpoints, steps[-1])}"
+        if steps
+        else "no checkpoint had been written yet"
+    )
+    return FailedError(f"{what}; {kept}; try a lower --lr, warm-up, or --precision fp32")

@@ -1,0 +1,55 @@
+"""A run's network, ready to be used."""
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+
+from crosslayer.data.augment import normalise
+from crosslayer.data.decode import Pixels
+from crosslayer.errors import FailedError
+from crosslayer.models import CIFARResNet
+from crosslayer.training import checkpoint
+from crosslayer.training.device import choose_device
+from crosslayer.training.recipe import Recipe
+from crosslayer.training.run_directory import DataFacts, RunDirectory
+from crosslayer.training.sitting import build_model
+
+Which = Literal["last", "best"]
+
+
+class Trained(NamedTuple):
+    """A network in evaluation mode, with what it was trained on."""
+
+    run: RunDirectory
+    name: str
+    recipe: Recipe
+    facts: DataFacts
+    model: CIFARResNet
+    device: torch.device
+    step: int
+
+    def prepare(self, pixels: Pixels) -> torch.Tensor:
+        """Pixels as the network takes them."""
+        return normalise(pixels.to(self.device), self.facts.mean, self.facts.std)
+
+
+def load_trained(path: str | Path, which: Which = "last", device: str = "auto") -> Trained:
+    """The network of a run directory.
+
+    Raises:
+        UsageError: there is no run, or it has no checkpoint yet.
+        FailedError: its checkpoint is truncated, or of another recipe.
+    """
+    run = RunDirectory(path)
+    name, recipe, facts = run.read()
+    file = checkpoint.find_checkpoint(run.checkpoints, which)
+    state = checkpoint.load_checkpoint(file)
+    model = build_model(recipe, len(facts.classes))
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise FailedError(f"checkpoint {file} does not fit the recipe of its run, {recipe.backbone} + "
+                          f"{recipe.mechanism} with {len(facts.classes)} classes") from error
+    chosen = choose_device(device)
+    return Trained(run, name, recipe, facts, model.to(chosen).eval(), chosen, state["progress"]["step"])
