@@ -1,4 +1,4 @@
-"""The command line: crosslayer COMMAND …"""
+"""The command line."""
 
 import sys
 from collections.abc import Callable, Sequence

@@ -39,7 +39,7 @@ class Options:
 
 
 def run(words: list[str]) -> None:
-    """crosslayer attention RUN [RUN] [IMAGE …] [OPTION …]."""
+    """Crosslayer attention RUN [RUN] [IMAGE …] [OPTION …]."""
     options = tyro.cli(Options, args=words, prog="crosslayer attention")
     runs, files = runs_and_files(options.paths)
     if options.count < 1:

@@ -16,6 +16,6 @@ class Options:
 
 
 def run(words: list[str]) -> None:
-    """crosslayer compare RUN …."""
+    """Crosslayer compare RUN …."""
     options = tyro.cli(Options, args=words, prog="crosslayer compare")
     console.print(comparison_table(options.runs))

@@ -39,7 +39,7 @@ class Options:
 
 
 def run(words: list[str]) -> None:
-    """crosslayer evaluate RUN [OPTION …]."""
+    """Crosslayer evaluate RUN [OPTION …]."""
     options = tyro.cli(Options, args=words, prog="crosslayer evaluate")
     if options.batch_size < 1:
         raise UsageError(f"--batch-size is {options.batch_size}; it must be at least 1")
@@ -69,7 +69,9 @@ def report(trained: Trained, result: Evaluation, data: str, folder: Path) -> Non
     for name, count, accuracy in zip(classes, counts, accuracies, strict=True):
         table.add_row(name, str(count), f"{accuracy:.2f}" if count else "–")
     console.print(table)
-    console.print(f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, loss {result.loss:.4f}, {result.images:,} images")
+    console.print(
+        f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, loss {result.loss:.4f}, {result.images:,} images"
+    )
     content = {
         "run": str(trained.run.path),
         "data": data,

@@ -17,7 +17,7 @@ class Options:
 
 
 def run(words: list[str]) -> None:
-    """crosslayer list."""
+    """Crosslayer list."""
     tyro.cli(Options, args=words, prog="crosslayer list")
     mechanisms = Table("mechanism", "what it is", "options", title="Mechanisms", show_lines=True)
     for name in list_mechanisms():

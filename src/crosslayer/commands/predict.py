@@ -25,7 +25,7 @@ class Options:
 
 @torch.no_grad()
 def run(words: list[str]) -> None:
-    """crosslayer predict RUN IMAGE … [OPTION …]."""
+    """Crosslayer predict RUN IMAGE … [OPTION …]."""
     options = tyro.cli(Options, args=words, prog="crosslayer predict")
     trained = load_trained(options.run, options.checkpoint, options.device)
     for path in options.images:

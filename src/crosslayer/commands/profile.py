@@ -31,7 +31,7 @@ class Options:
 
 
 def run(words: list[str]) -> None:
-    """crosslayer profile BACKBONE [OPTION …]."""
+    """Crosslayer profile BACKBONE [OPTION …]."""
     options = tyro.cli(Options, args=words, prog="crosslayer profile")
     if options.num_classes < 1:
         raise UsageError(f"--num-classes is {options.num_classes}; it must be at least 1")
@@ -43,7 +43,11 @@ def run(words: list[str]) -> None:
     )
     profile = profile_model(build_model(recipe, options.num_classes), options.image_size)
     if options.json:
-        head = {"backbone": options.backbone, "mechanism": options.mechanism, "num_classes": options.num_classes}
+        head = {
+            "backbone": options.backbone,
+            "mechanism": options.mechanism,
+            "num_classes": options.num_classes,
+        }
         print(json.dumps(head | profile.as_dict(), indent=2))
     else:
         console.print(as_table(options, profile))
@@ -52,7 +56,10 @@ def run(words: list[str]) -> None:
 def as_table(options: Options, profile: Profile) -> Table:
     """One row per part of the network."""
     size = profile.image_size
-    table = Table("part", title=f"{options.backbone} + {options.mechanism}, {size}×{size}, {options.num_classes} classes")
+    table = Table(
+        "part",
+        title=f"{options.backbone} + {options.mechanism}, {size}×{size}, {options.num_classes} classes",
+    )
     table.add_column("parameters (10⁶)", justify="right")
     table.add_column("MACs (10⁹)", justify="right")
     for part in profile.parts:

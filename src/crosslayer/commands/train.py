@@ -21,7 +21,7 @@ class Options:
 
 
 def run(words: list[str]) -> None:
-    """crosslayer train [RECIPE] [OPTION …]."""
+    """Crosslayer train [RECIPE] [OPTION …]."""
     named = words[0] if words and not words[0].startswith("-") else None
     if named is not None and named not in RECIPES:
         raise UsageError(unknown_name("recipe", named, RECIPES))

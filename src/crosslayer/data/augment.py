@@ -40,9 +40,7 @@ def crop_and_flip(pixels: Pixels, draws: Draws, pad: int) -> Pixels:
     return padded[image, channel, rows[:, :, None, None], columns[:, None, :, None]].permute(0, 3, 1, 2)
 
 
-def normalise(
-    pixels: Pixels, mean: Sequence[float], std: Sequence[float]
-) -> Float[Tensor, "batch 3 height width"]:
+def normalise(pixels: Pixels, mean: Sequence[float], std: Sequence[float]) -> Float[Tensor, "batch 3 height width"]:
     """Pixels scaled to [0, 1], less the mean, over the standard deviation, per channel; float32."""
     scale = torch.tensor([255.0 * s for s in std], device=pixels.device).view(3, 1, 1)
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=pixels.device).view(3, 1, 1)

@@ -72,11 +72,11 @@ def digits() -> Source:
 
     images, labels = load_digits(return_X_y=True)
     pixels = (np.asarray(images).reshape(-1, 8, 8, 1) * (255 / 16)).round().astype(np.uint8).repeat(3, axis=3)
-    parts = train_test_split(pixels, np.asarray(labels), test_size=0.2, random_state=0, stratify=labels)
-    train, val, train_labels, val_labels = parts
+    labels = np.asarray(labels)
+    train, val = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=0, stratify=labels)
     return Source(
-        ArraySplit(train, train_labels, "digits-train"),
-        ArraySplit(val, val_labels, "digits-test"),
+        ArraySplit(pixels[train], labels[train], "digits-train"),
+        ArraySplit(pixels[val], labels[val], "digits-test"),
         tuple(str(digit) for digit in range(10)),
     )
 

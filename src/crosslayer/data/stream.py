@@ -4,8 +4,9 @@ A step's global batch, its crops and its flips are the same whatever the number 
 accumulated parts, and whether training was interrupted; processes take disjoint shares of each batch.
 """
 
+import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple, final
+from typing import final
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ def generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(seeded(*key))
 
 
-class Shares(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Shares:
     """Which parts of every global batch this process takes: `count` of them from `first`, out of `total`."""
 
     first: int
@@ -57,16 +59,14 @@ class TrainingStream:
         UsageError: fewer images than a batch, or a batch that cannot be shared evenly.
     """
 
-    def __init__(
-        self, images: Images, *, batch_size: int, shares: Shares, seed: int, pad: int, flip: bool
-    ) -> None:
+    def __init__(self, images: Images, *, batch_size: int, shares: Shares, seed: int, pad: int, flip: bool) -> None:
         if len(images) < batch_size:
             raise UsageError(
                 f"the training set has {len(images)} images, fewer than one batch of {batch_size}; lower --batch-size"
             )
         if batch_size % shares.total:
             raise UsageError(
-                f"--batch-size {batch_size} cannot be divided evenly among {shares.total} processes × --accumulate parts"
+                f"--batch-size {batch_size} cannot be cut evenly into {shares.total} parts (processes × --accumulate)"
             )
         self.images, self.batch_size, self.shares, self.seed = images, batch_size, shares, seed
         self.pad, self.flip = pad, flip

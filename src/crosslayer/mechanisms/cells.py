@@ -111,7 +111,7 @@ class DIA(Cell):
 
 
 def dsu_update(z: Tensor, memory: Tensor) -> Tensor:
-    """c = σ(z_f) ⊙ c⁻ + σ(z_i) ⊙ tanh(z_c), with z = [z_i, z_f, z_c]."""
+    """C = σ(z_f) ⊙ c⁻ + σ(z_i) ⊙ tanh(z_c), with z = [z_i, z_f, z_c]."""
     i, f, candidate = z.chunk(3, dim=-1)
     return torch.sigmoid(f) * memory + torch.sigmoid(i) * torch.tanh(candidate)
 

@@ -12,7 +12,7 @@ from typing import final
 from crosslayer.mechanisms.cells import CELLS, CellName, CellState, check_cell_options
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register
 from crosslayer.ops import global_average_pool
-from crosslayer.ops.shapes import Map
+from crosslayer.ops.shapes import Map, Taps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +39,12 @@ class DIANet(Mechanism[CellState | None]):
         super().__init__(shape, config)
         self.cell = CELLS[config.cell](shape.channels, config.reduction, "sigmoid")
 
-    def gate(self, t: int, taps: tuple[Map, ...], state: CellState | None) -> tuple[Map, CellState]:
+    def gate(self, t: int, taps: Taps, state: CellState | None) -> tuple[Map, CellState]:
         """Steps the cell on the pooled branch and scales the branch by what it outputs."""
         branch = taps[-1]
         pooled = global_average_pool(branch)
-        state = self.cell(pooled, state or self.cell.start(pooled))
-        return branch * state.hidden.to(branch.dtype)[..., None, None], state
+        stepped: CellState = self.cell(pooled, state or self.cell.start(pooled))
+        return branch * stepped.hidden.to(branch.dtype)[..., None, None], stepped
 
 
 register("dianet", DIANet, Config)

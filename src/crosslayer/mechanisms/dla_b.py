@@ -20,14 +20,15 @@ import dataclasses
 from typing import Literal, NamedTuple, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from crosslayer.mechanisms.cells import CELLS, ActivationName, CellName, CellState, check_cell_options
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register, unknown_name
+from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.mrla_b import append_layer, base_branch, stack_attention
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head, check_attention_options
 from crosslayer.ops import global_average_pool, history_sum, history_weights
-from crosslayer.ops.shapes import HeadWeights, History, Map
+from crosslayer.ops.shapes import HeadWeights, History, InputMap, Map
 
 ContextName = Literal["per_sample", "first_sample"]
 
@@ -85,10 +86,10 @@ class DLABase(Mechanism[State]):
         self.head_channels = channels_per_head(shape.channels, config.head_channels)
         self.seen_context = CONTEXTS[config.context]
         self.cell = CELLS[config.cell](shape.channels, config.reduction, config.activation)
-        self.projections = nn.ModuleList(QueryKeyValue(shape.channels) for _ in range(shape.depth))
-        self.branches = nn.ModuleList(base_branch(shape.channels, config.drop_path) for _ in range(shape.depth))
+        self.projections = TypedModuleList(QueryKeyValue(shape.channels) for _ in range(shape.depth))
+        self.branches = TypedModuleList(base_branch(shape.channels, config.drop_path) for _ in range(shape.depth))
 
-    def start(self, x: Map, carry: Tensor | None) -> State:
+    def start(self, x: InputMap, carry: Tensor | None) -> State:
         """Nothing stored, no context."""
         return State(None, [], None, [])
 

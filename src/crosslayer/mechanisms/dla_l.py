@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from crosslayer.mechanisms import dla_b
 from crosslayer.mechanisms.cells import CELLS, CellState
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register
+from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.mrla_l import light_branch, recursion_shares
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head
 from crosslayer.ops import global_average_pool, head_gate, light_merge
-from crosslayer.ops.shapes import HeadGate, Map, Vector
+from crosslayer.ops.shapes import ChannelScale, HeadGate, InputMap, Map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class State(NamedTuple):
 
     context: CellState | None
     gates: list[HeadGate]
-    carried: list[Vector]
+    carried: list[ChannelScale]
 
 
 @final
@@ -61,11 +62,11 @@ class DLALight(Mechanism[State]):
         self.seen_context = dla_b.CONTEXTS[config.context]
         self.cell = CELLS[config.cell](channels, config.reduction, config.activation)
         self.stage_kernel = depthwise_kernel(channels) if config.stage_convolution else None
-        self.projections = nn.ModuleList(QueryKeyValue(channels) for _ in range(shape.depth))
+        self.projections = TypedModuleList(QueryKeyValue(channels) for _ in range(shape.depth))
         self.lambdas = nn.ParameterList(torch.randn(channels) for _ in range(shape.depth))
-        self.branches = nn.ModuleList(light_branch(channels, config.drop_path) for _ in range(shape.depth))
+        self.branches = TypedModuleList(light_branch(channels, config.drop_path) for _ in range(shape.depth))
 
-    def start(self, x: Map, carry: Tensor | None) -> State:
+    def start(self, x: InputMap, carry: Tensor | None) -> State:
         """No context."""
         return State(None, [], [])
 
@@ -94,7 +95,7 @@ class DLALight(Mechanism[State]):
 
 def depthwise_kernel(channels: int) -> nn.Parameter:
     """A 3×3 depth-wise kernel, started as nn.Conv2d starts its own."""
-    return nn.Conv2d(channels, channels, 3, groups=channels, bias=False).weight
+    return nn.Parameter(nn.Conv2d(channels, channels, 3, groups=channels, bias=False).weight.detach())
 
 
 register("dla_l", DLALight, Config)

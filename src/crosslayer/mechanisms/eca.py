@@ -8,12 +8,12 @@ The kernel size k follows from the channels (Eq. 12), as in the tables' CIFAR co
 from typing import final
 
 import torch
-from torch import nn
 
 from crosslayer.mechanisms.channel_convolution import ChannelConvolution
 from crosslayer.mechanisms.interface import Mechanism, NoOptions, StageShape, register
+from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.ops import global_average_pool
-from crosslayer.ops.shapes import Map
+from crosslayer.ops.shapes import Map, Taps
 
 
 @final
@@ -22,9 +22,9 @@ class EfficientChannelAttention(Mechanism[None]):
 
     def __init__(self, shape: StageShape, config: NoOptions) -> None:
         super().__init__(shape, config)
-        self.gates = nn.ModuleList(ChannelConvolution(shape.channels) for _ in range(shape.depth))
+        self.gates = TypedModuleList(ChannelConvolution(shape.channels) for _ in range(shape.depth))
 
-    def gate(self, t: int, taps: tuple[Map, ...], state: None) -> tuple[Map, None]:
+    def gate(self, t: int, taps: Taps, state: None) -> tuple[Map, None]:
         """Eq. 9: every channel scaled by its gate."""
         gate = torch.sigmoid(self.gates[t](global_average_pool(taps[-1])))
         return taps[-1] * gate.to(taps[-1].dtype)[..., None, None], state

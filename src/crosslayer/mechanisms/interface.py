@@ -6,7 +6,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from crosslayer.ops.shapes import Map
+from crosslayer.ops.shapes import InputMap, Map, ReadMap, Taps
 
 StateT = TypeVar("StateT")
 
@@ -44,15 +44,15 @@ class Mechanism(nn.Module, Generic[StateT]):
     def __init__(self, shape: StageShape, config: Any) -> None:
         super().__init__()
 
-    def start(self, x: Map, carry: Tensor | None) -> StateT:
+    def start(self, x: InputMap, carry: Tensor | None) -> StateT:
         """The stage begins, with its input and what the stage before handed on."""
         return None  # type: ignore[return-value]  # a mechanism without state
 
-    def read(self, t: int, x: Map, state: StateT) -> Map:
+    def read(self, t: int, x: InputMap, state: StateT) -> ReadMap:
         """What block t convolves."""
         return x
 
-    def gate(self, t: int, taps: tuple[Map, ...], state: StateT) -> tuple[Map, StateT]:
+    def gate(self, t: int, taps: Taps, state: StateT) -> tuple[Map, StateT]:
         """Block t's residual branch (the last tap) before it is added to the shortcut."""
         return taps[-1], state
 

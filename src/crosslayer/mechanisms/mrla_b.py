@@ -17,9 +17,10 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register
+from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head, check_attention_options
 from crosslayer.ops import global_average_pool, history_sum, history_weights
-from crosslayer.ops.shapes import HeadWeights, History, Map
+from crosslayer.ops.shapes import GrowingWeights, HeadWeights, History, InputMap, LongerHistory, Map, Vector
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +54,10 @@ class MRLABase(Mechanism[State]):
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
         self.head_channels = channels_per_head(shape.channels, config.head_channels)
-        self.projections = nn.ModuleList(QueryKeyValue(shape.channels) for _ in range(shape.depth))
-        self.branches = nn.ModuleList(base_branch(shape.channels, config.drop_path) for _ in range(shape.depth))
+        self.projections = TypedModuleList(QueryKeyValue(shape.channels) for _ in range(shape.depth))
+        self.branches = TypedModuleList(base_branch(shape.channels, config.drop_path) for _ in range(shape.depth))
 
-    def start(self, x: Map, carry: Tensor | None) -> State:
+    def start(self, x: InputMap, carry: Tensor | None) -> State:
         """Nothing stored."""
         return State([], None, [])
 
@@ -80,13 +81,13 @@ def base_branch(channels: int, drop_path: float) -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True), DropPath(drop_path))
 
 
-def append_layer(history: History | None, new: Tensor) -> History:
+def append_layer(history: History | None, new: Vector) -> LongerHistory:
     """One more layer at the end of a history."""
     new = new.unsqueeze(1)
     return new if history is None else torch.cat([history, new], dim=1)
 
 
-def stack_attention(weights: list[HeadWeights]) -> Tensor:
+def stack_attention(weights: list[GrowingWeights]) -> Tensor:
     """Each block's attention as one matrix per image and head: batch × heads × l × m, zero where m > l."""
     depth = len(weights)
     return torch.stack([nn.functional.pad(w, (0, depth - w.shape[2])) for w in weights], dim=2)

@@ -17,17 +17,18 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register
+from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.mrla_b import Config
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head
 from crosslayer.ops import global_average_pool, head_gate, light_merge
-from crosslayer.ops.shapes import HeadGate, Map, Vector
+from crosslayer.ops.shapes import ChannelScale, HeadGate, InputMap, Map
 
 
 class State(NamedTuple):
     """What each block so far gave its own value and what it carried on: needed to draw the attention only."""
 
     gates: list[HeadGate]
-    carried: list[Vector]
+    carried: list[ChannelScale]
 
 
 @final
@@ -37,11 +38,11 @@ class MRLALight(Mechanism[State]):
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
         self.head_channels = channels_per_head(shape.channels, config.head_channels)
-        self.projections = nn.ModuleList(QueryKeyValue(shape.channels) for _ in range(shape.depth))
+        self.projections = TypedModuleList(QueryKeyValue(shape.channels) for _ in range(shape.depth))
         self.lambdas = nn.ParameterList(torch.randn(shape.channels) for _ in range(shape.depth))
-        self.branches = nn.ModuleList(light_branch(shape.channels, config.drop_path) for _ in range(shape.depth))
+        self.branches = TypedModuleList(light_branch(shape.channels, config.drop_path) for _ in range(shape.depth))
 
-    def start(self, x: Map, carry: Tensor | None) -> State:
+    def start(self, x: InputMap, carry: Tensor | None) -> State:
         """Nothing carried."""
         return State([], [])
 
@@ -64,7 +65,7 @@ def light_branch(channels: int, drop_path: float) -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm2d(channels), DropPath(drop_path))
 
 
-def recursion_shares(gates: list[HeadGate], carried: list[Vector]) -> Tensor:
+def recursion_shares(gates: list[HeadGate], carried: list[ChannelScale]) -> Tensor:
     """Attention of block l on block m that a light form's recursion implies.
 
     Unrolling o_l = g_l ⊙ V_l + a_l ⊙ o_{l-1}, with a_l what block l carries on (λ_l, times its gate in DLA), gives

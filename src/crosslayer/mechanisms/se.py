@@ -11,8 +11,9 @@ from typing import final
 from torch import nn
 
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register
+from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.ops import global_average_pool
-from crosslayer.ops.shapes import Map, Vector
+from crosslayer.ops.shapes import Map, Taps, Vector
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +38,9 @@ class SqueezeExcitation(Mechanism[None]):
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
         squeezed = max(1, shape.channels // config.reduction)
-        self.gates = nn.ModuleList(squeeze_gate(shape.channels, squeezed) for _ in range(shape.depth))
+        self.gates = TypedModuleList(squeeze_gate(shape.channels, squeezed) for _ in range(shape.depth))
 
-    def gate(self, t: int, taps: tuple[Map, ...], state: None) -> tuple[Map, None]:
+    def gate(self, t: int, taps: Taps, state: None) -> tuple[Map, None]:
         """Eq. 4: every channel scaled by its gate."""
         gate: Vector = self.gates[t](global_average_pool(taps[-1]))
         return taps[-1] * gate.to(taps[-1].dtype)[..., None, None], state

@@ -2,11 +2,10 @@
 
 from typing import Any, final
 
-import torch
 from torch import nn
 
 from crosslayer.mechanisms import Mechanism
-from crosslayer.ops.shapes import Map
+from crosslayer.ops.shapes import InputMap, Map
 
 
 @final
@@ -30,7 +29,7 @@ class BasicBlock(nn.Module):
         """Channels of the taps a block of this width offers."""
         return (width, width)
 
-    def forward(self, x: Map, mechanism: Mechanism[Any], state: Any) -> tuple[Map, Any]:
+    def forward(self, x: InputMap, mechanism: Mechanism[Any], state: Any) -> tuple[Map, Any]:
         """The block with the mechanism's hooks: its output and the mechanism's next state."""
         shortcut = self.shortcut(x)
         first = self.relu(self.bn1(self.conv1(mechanism.read(self.index, x, state))))
@@ -62,7 +61,7 @@ class Bottleneck(nn.Module):
         """Channels of the taps a block of this width offers."""
         return (width, width, width * Bottleneck.expansion)
 
-    def forward(self, x: Map, mechanism: Mechanism[Any], state: Any) -> tuple[Map, Any]:
+    def forward(self, x: InputMap, mechanism: Mechanism[Any], state: Any) -> tuple[Map, Any]:
         """The block with the mechanism's hooks: its output and the mechanism's next state."""
         shortcut = self.shortcut(x)
         first = self.relu(self.bn1(self.conv1(mechanism.read(self.index, x, state))))
@@ -70,6 +69,9 @@ class Bottleneck(nn.Module):
         branch = self.bn3(self.conv3(second))
         branch, state = mechanism.gate(self.index, (first, second, branch), state)
         return mechanism.merge(self.index, self.relu(branch + shortcut), shortcut, state)
+
+
+BlockType = type[BasicBlock] | type[Bottleneck]
 
 
 def convolution(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:

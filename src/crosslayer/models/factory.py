@@ -7,9 +7,7 @@ from crosslayer.mechanisms.interface import unknown_name
 from crosslayer.models.resnet import CIFARResNet, cifar_backbones
 
 
-def create_model(
-    backbone: str, mechanism: str = "none", *, num_classes: int, **options: Any
-) -> CIFARResNet:
+def create_model(backbone: str, mechanism: str = "none", *, num_classes: int, **options: Any) -> CIFARResNet:
     """A network with a mechanism in every stage, with fresh weights.
 
     Args:

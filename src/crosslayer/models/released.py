@@ -3,7 +3,7 @@
 import pickle
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,15 @@ _IN_BLOCK = [
     (r"se\.fc\.([02])\.weight", r"mechanism.gates.{t}.\1.weight"),
     (r"eca\.conv\.weight", r"mechanism.gates.{t}.weight"),
     (r"(?:mrla|layer_attention)\.lambda_t", r"mechanism.lambdas.{t}"),
-    (r"(?:mrla\.mrla|layer_attention\.layer_attention)\.Wq\.weight", r"mechanism.projections.{t}.query.weight"),
+    (
+        r"(?:mrla\.mrla|layer_attention\.layer_attention)\.Wq\.weight",
+        r"mechanism.projections.{t}.query.weight",
+    ),
     (r"(?:mrla\.mrla|layer_attention\.layer_attention)\.Wk\.weight", r"mechanism.projections.{t}.key.weight"),
-    (r"(?:mrla\.mrla|layer_attention\.layer_attention)\.Wv\.weight", r"mechanism.projections.{t}.value.weight"),
+    (
+        r"(?:mrla\.mrla|layer_attention\.layer_attention)\.Wv\.weight",
+        r"mechanism.projections.{t}.value.weight",
+    ),
     (r"bn_(?:mrla|layer_attention)\.(.+)", r"mechanism.branches.{t}.0.\1"),
 ]
 _IN_STAGE = [
@@ -43,9 +49,7 @@ _CELL_OF_GATES = {3: "released", 4: "dia"}
 _OUTSIDE = [(r"((?:conv1|bn1|fc)\..+)", r"\1")]
 
 
-def load_released(
-    path_or_state_dict: str | Path | Mapping[str, Any], *, context: str = "per_sample"
-) -> CIFARResNet:
+def load_released(path_or_state_dict: str | Path | Mapping[str, Any], *, context: str = "per_sample") -> CIFARResNet:
     """Rebuilds a model from an authors' checkpoint alone and loads it strictly: every key used, none missing.
 
     The checkpoint may be wrapped in {"state_dict": …} and its keys may begin with "module.". Backbone, depth,
@@ -157,7 +161,9 @@ def mechanism_of(ours: State, context: str) -> tuple[str, dict[str, Any]]:
         squeezed, channels = ours["stages.0.mechanism.cell.of_input.0.weight"].shape
         gates = ours["stages.0.mechanism.cell.of_input.2.weight"].shape[0] // channels
         if gates not in _CELL_OF_GATES:
-            raise ValueError(f"a cell with {gates} gates is none that was released (3: DSU, 4: DIA): 'lstm.w_ih.0.seq.2.weight'")
+            raise ValueError(
+                f"a cell with {gates} gates is none that was released (3: DSU, 4: DIA): 'lstm.w_ih.0.seq.2.weight'"
+            )
         options = {"cell": _CELL_OF_GATES[gates], "reduction": channels // squeezed}
     if parts == {"cell"}:
         return "dianet", options

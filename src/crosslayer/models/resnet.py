@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crosslayer.models.block import BasicBlock, Bottleneck, convolution
+from crosslayer.mechanisms.module_list import TypedModuleList
+from crosslayer.models.block import BasicBlock, BlockType, Bottleneck, convolution
 from crosslayer.models.stage import MechanismFactory, Stage
 from crosslayer.ops import global_average_pool
-from crosslayer.ops.shapes import Map
+from crosslayer.ops.shapes import Images, Map
 
 WIDTHS = (16, 32, 64)
 STRIDES = (1, 2, 2)
@@ -29,7 +30,7 @@ class CIFARResNet(nn.Module):
 
     def __init__(
         self,
-        block: type[BasicBlock] | type[Bottleneck],
+        block: BlockType,
         blocks_per_stage: int,
         num_classes: int,
         mechanism: MechanismFactory,
@@ -40,7 +41,7 @@ class CIFARResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         self.relu = nn.ReLU(inplace=True)
         channels = WIDTHS[0]
-        self.stages = nn.ModuleList()
+        self.stages: TypedModuleList[Stage] = TypedModuleList()
         for index, (width, stride) in enumerate(zip(WIDTHS, STRIDES, strict=True)):
             stage = Stage(index, block, blocks_per_stage, channels, width, stride, mechanism)
             self.stages.append(stage)
@@ -52,32 +53,36 @@ class CIFARResNet(nn.Module):
                 start_convolutions(module.blocks)
         start_convolutions(self.conv1)
 
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, images: Images) -> Float[Tensor, "batch classes"]:
         """Logits of normalised images of any size."""
         return self.fc(global_average_pool(self.forward_features(images)))
 
-    def forward_features(self, images: Float[Tensor, "batch 3 height width"]) -> Map:
+    def forward_features(self, images: Images) -> Map:
         """The last map, joined by what the mechanism hands on at the network's end, if it does."""
         x, carry = self.forward_stem(images), None
         for stage in self.stages:
             x, carry = stage(x, carry)
         return x if carry is None else torch.cat([x, carry], dim=1)
 
-    def forward_stem(self, images: Float[Tensor, "batch 3 height width"]) -> Map:
+    def forward_stem(self, images: Images) -> Map:
         """What the first stage is given."""
         return self.relu(self.bn1(self.conv1(images)))
 
 
 def start_convolutions(module: nn.Module) -> None:
     """Starts the backbone's convolutions from N(0, √(2 / (k² · out))); a mechanism starts its own."""
-    for convolution in module.modules():
-        if isinstance(convolution, nn.Conv2d):
-            fan_out = math.prod(convolution.kernel_size) * convolution.out_channels
-            nn.init.normal_(convolution.weight, std=math.sqrt(2 / fan_out))
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            fan_out = math.prod(part.kernel_size) * part.out_channels
+            nn.init.normal_(part.weight, std=math.sqrt(2 / fan_out))
 
 
-def cifar_backbones() -> dict[str, tuple[type[BasicBlock] | type[Bottleneck], int]]:
+def cifar_backbones() -> dict[str, tuple[BlockType, int]]:
     """Name → block and blocks per stage."""
-    bottleneck = {f"cifar_resnet{9 * m + 2}": (Bottleneck, m) for m in (2, 3, 6, 12, 18)}
-    basic = {f"cifar_resnet{6 * m + 2}_basic": (BasicBlock, m) for m in (3, 5, 7, 9, 18)}
+    bottleneck: dict[str, tuple[BlockType, int]] = {
+        f"cifar_resnet{9 * m + 2}": (Bottleneck, m) for m in (2, 3, 6, 12, 18)
+    }
+    basic: dict[str, tuple[BlockType, int]] = {
+        f"cifar_resnet{6 * m + 2}_basic": (BasicBlock, m) for m in (3, 5, 7, 9, 18)
+    }
     return bottleneck | basic

@@ -1,12 +1,12 @@
 from collections.abc import Callable
 from typing import Any, final
 
-import torch
 from torch import Tensor, nn
 
 from crosslayer.mechanisms import Mechanism, StageShape
-from crosslayer.models.block import BasicBlock, Bottleneck
-from crosslayer.ops.shapes import Map
+from crosslayer.mechanisms.module_list import TypedModuleList
+from crosslayer.models.block import BlockType
+from crosslayer.ops.shapes import InputMap, Map
 
 MechanismFactory = Callable[[StageShape], Mechanism[Any]]
 
@@ -18,7 +18,7 @@ class Stage(nn.Module):
     def __init__(
         self,
         index: int,
-        block: type[BasicBlock] | type[Bottleneck],
+        block: BlockType,
         depth: int,
         in_channels: int,
         width: int,
@@ -28,7 +28,7 @@ class Stage(nn.Module):
         super().__init__()
         self.channels = width * block.expansion
         self.mechanism = mechanism(StageShape(index, depth, self.channels, block.tap_channels(width)))
-        self.blocks = nn.ModuleList(
+        self.blocks = TypedModuleList(
             block(
                 t,
                 in_channels if t == 0 else self.channels,
@@ -39,12 +39,12 @@ class Stage(nn.Module):
             for t in range(depth)
         )
 
-    def forward(self, x: Map, carry: Tensor | None) -> tuple[Map, Tensor | None]:
+    def forward(self, x: InputMap, carry: Tensor | None) -> tuple[Map, Tensor | None]:
         """The stage's output, and what its mechanism hands on."""
         x, state = self.run(x, carry)
         return x, self.mechanism.finish(state)
 
-    def run(self, x: Map, carry: Tensor | None) -> tuple[Map, Any]:
+    def run(self, x: InputMap, carry: Tensor | None) -> tuple[Map, Any]:
         """The stage's output, and its mechanism's state after the last block."""
         state = self.mechanism.start(x, carry)
         for block in self.blocks:

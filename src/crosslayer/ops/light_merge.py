@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from crosslayer.ops.shapes import HeadGate, Kernel, Map, Vector
+from crosslayer.ops.shapes import ChannelScale, HeadGate, Kernel, Map, Vector
 
 
 def head_gate(query: Vector, key: Vector, head_channels: int) -> HeadGate:
@@ -17,17 +17,17 @@ def light_merge(
     shortcut: Map,
     value_kernel: Kernel,
     value_gate: HeadGate,
-    shortcut_scale: Vector,
+    shortcut_scale: ChannelScale,
     shortcut_kernel: Kernel | None = None,
 ) -> Map:
-    """g ⊙ DW(x; K) + a ⊙ s + DW(s; K_s).
+    """G ⊙ DW(x; K) + a ⊙ s + DW(s; K_s).
 
     Args:
         x: the block's output.
         shortcut: the block's shortcut branch s.
         value_kernel: depth-wise kernel K of the block's value.
         value_gate: g, one per image and head; a head's gate serves all its channels.
-        shortcut_scale: a, one per image and channel (or per channel, with a batch of one).
+        shortcut_scale: a, one per channel, for each image or for all.
         shortcut_kernel: depth-wise kernel K_s on the shortcut; absent, the term is absent.
     """
     gate = value_gate.repeat_interleave(x.shape[1] // value_gate.shape[1], dim=1)

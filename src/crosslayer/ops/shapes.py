@@ -6,15 +6,29 @@
 from jaxtyping import Float
 from torch import Tensor
 
+Images = Float[Tensor, "batch 3 image_height image_width"]
+"""Normalised colour images."""
 Map = Float[Tensor, "batch channels height width"]
 """Feature map."""
 Vector = Float[Tensor, "batch channels"]
 """One number per image and channel: a pooled map, a query, a gate, a context."""
+ChannelScale = Float[Tensor, "#batch channels"]
+"""One number per channel, for each image or for all alike."""
 History = Float[Tensor, "batch layers channels"]
 """One vector for each layer stored so far: keys, gates."""
+LongerHistory = Float[Tensor, "batch _ channels"]
+"""The same with one layer more."""
 HeadWeights = Float[Tensor, "batch heads layers"]
 """Attention of one block's query on every stored layer, per head."""
+GrowingWeights = Float[Tensor, "batch heads _"]
+"""The same for a series of blocks, each with one layer more than the last."""
 HeadGate = Float[Tensor, "batch heads"]
 """One gate per head."""
 Kernel = Float[Tensor, "channels 1 rows columns"]
 """Depth-wise convolution kernel."""
+InputMap = Float[Tensor, "batch in_channels in_height in_width"]
+"""What a block or a stage is given; its output may have other channels and a smaller map."""
+ReadMap = Float[Tensor, "batch read_channels in_height in_width"]
+"""What a block's first convolution sees."""
+Taps = tuple[Float[Tensor, "batch _ _ _"], ...]
+"""A block's inner activations, the residual branch last."""

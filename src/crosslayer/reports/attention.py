@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from torch import Tensor
 
 from crosslayer.errors import UsageError
@@ -48,17 +50,18 @@ def draw_attention(runs: Sequence[tuple[str, list[Tensor]]], path: Path) -> None
     stages = max(len(matrices) for _, matrices in runs)
     figure = new_figure(3.4 * stages + 0.8, 3.4 * len(runs) + 0.2)
     grid = figure.subplots(len(runs), stages, squeeze=False)
+    scale = Normalize(0, 1)
     for row, (title, matrices) in enumerate(runs):
         for column, matrix in enumerate(matrices):
             axes = grid[row, column]
             hidden = torch.triu(torch.ones_like(matrix, dtype=torch.bool), 1)
             shown = matrix.masked_fill(hidden, torch.nan)
-            image = axes.imshow(shown.numpy(), cmap="viridis", vmin=0, vmax=1)
+            axes.imshow(shown.numpy(), cmap="viridis", norm=scale)
             axes.set_title(f"{title}, stage {column + 1}", fontsize=10)
             axes.set_xlabel("attended block m")
             axes.set_ylabel("block l")
             number_blocks(axes, matrix)
-    figure.colorbar(image, ax=grid, label="attention", shrink=0.8)
+    figure.colorbar(ScalarMappable(scale, "viridis"), ax=grid, label="attention", shrink=0.8)
     write_figure(figure, path)
 
 

@@ -15,6 +15,8 @@ def draw_curves(rows: list[dict[str, Any]], title: str, path: Path) -> None:
         for split, style in (("train", "--"), ("val", "-")):
             values = [row[f"{split}/{quantity}"] for row in rows]
             axes.plot(epochs, values, style, marker=mark, label=split)
+        if quantity == "loss":
+            axes.set_yscale("log")
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)

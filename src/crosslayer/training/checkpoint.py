@@ -57,7 +57,11 @@ def saved_steps(folder: Path) -> list[int]:
 
 
 def save_checkpoint(
-    folder: Path, progress: Progress, model: dict[str, Tensor], optimizer: dict[str, Any], scaler: dict[str, Any]
+    folder: Path,
+    progress: Progress,
+    model: dict[str, Tensor],
+    optimizer: dict[str, Any],
+    scaler: dict[str, Any],
 ) -> None:
     """Writes a checkpoint and its weights, then removes all but the last two and the best."""
     target = path_of(folder, progress.step)

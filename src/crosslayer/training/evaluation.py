@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from crosslayer.data.augment import normalise
 from crosslayer.data.images import Images
+from crosslayer.training.processes import over_processes
 from crosslayer.training.run_directory import DataFacts
 
 
@@ -64,7 +65,6 @@ def evaluate(
         confusion += torch.bincount(labels * classes + guesses[:, 0], minlength=classes * classes)
         sums[0] += (guesses == labels[:, None]).sum()
         sums[1] += F.cross_entropy(logits, labels, reduction="sum")
-    if accelerator.num_processes > 1:
-        confusion, sums = accelerator.reduce(confusion), accelerator.reduce(sums)
-    in_top5, loss_sum = sums.tolist()
+    confusion = over_processes(accelerator, confusion)
+    in_top5, loss_sum = over_processes(accelerator, sums).tolist()
     return Evaluation(confusion.view(classes, classes).cpu(), int(in_top5), loss_sum)

@@ -19,6 +19,7 @@ from crosslayer.files import write_json
 from crosslayer.training.display import Display
 from crosslayer.training.evaluation import Evaluation, evaluate
 from crosslayer.training.interruption import InterruptedRun, Interruption
+from crosslayer.training.processes import largest_of_processes, over_processes
 from crosslayer.training.recipe import Launch, Recipe
 from crosslayer.training.record import diverged, log_scalars, save, summarise
 from crosslayer.training.run_directory import SUMMARY, RunDirectory
@@ -40,7 +41,9 @@ def train(name: str, recipe: Recipe, launch: Launch) -> RunDirectory:
     last_step = final_step(recipe, sitting.stream)
     progress, accelerator = sitting.progress, sitting.accelerator
     if progress.step >= last_step:
-        console.print(f"{sitting.run.path} is already trained to step {progress.step} of {last_step}; raise --epochs to go on")
+        console.print(
+            f"{sitting.run.path} is already trained to step {progress.step} of {last_step}; raise --epochs to go on"
+        )
         return sitting.run
     rows = [row for row in sitting.run.metrics() if row["epoch"] <= progress.epoch]
     main = accelerator.is_main_process
@@ -130,8 +133,8 @@ def collect(sitting: Sitting, losses: list[Tensor], corrects: list[Tensor]) -> N
         FailedError: a loss that is no finite number; the step is named.
     """
     accelerator, progress = sitting.accelerator, sitting.progress
-    values = accelerator.reduce(torch.stack(losses), "mean").tolist()
-    progress.correct += int(accelerator.reduce(torch.stack(corrects).sum()))
+    values = over_processes(accelerator, torch.stack(losses), "mean").tolist()
+    progress.correct += int(over_processes(accelerator, torch.stack(corrects).sum()))
     first = progress.step - len(values) + 1
     losses.clear()
     corrects.clear()
@@ -179,9 +182,8 @@ def finish_epoch(sitting: Sitting, result: Evaluation) -> dict[str, Any]:
 
 def stop_if_interrupted(sitting: Sitting, interruption: Interruption) -> None:
     """Saves and raises InterruptedRun when a signal has come to any process."""
-    number, accelerator = interruption.number, sitting.accelerator
-    if accelerator.num_processes > 1:
-        number = int(torch.max(accelerator.gather(torch.tensor([number], device=accelerator.device))))
+    accelerator = sitting.accelerator
+    number = largest_of_processes(accelerator, interruption.number)
     if number:
         save(sitting)
         accelerator.wait_for_everyone()
@@ -203,5 +205,3 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 def final_step(recipe: Recipe, stream: TrainingStream) -> int:
     """The optimizer step that training ends with."""
     return min(recipe.epochs * stream.steps_per_epoch, recipe.max_steps or recipe.epochs * stream.steps_per_epoch)
-
-

@@ -118,7 +118,7 @@ class Launch:
     overwrite: bool = False
     """Replace the run that the output directory holds."""
     resume: str | None = None
-    """Run directory to go on with; its recipe holds, only --epochs, --max-steps and the options of this group may be given."""
+    """Run directory to go on with; of its recipe only --epochs and --max-steps may be changed."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     workers: int = 4

@@ -51,7 +51,9 @@ def summarise(sitting: Sitting, name: str, rows: list[dict[str, Any]]) -> dict[s
         "seed": recipe.seed,
         "epochs": rows[-1]["epoch"],
         "steps": progress.step,
-        "last": {key: rows[-1][key] for key in ("epoch", "train/loss", "train/top1", "val/loss", "val/top1", "val/top5")},
+        "last": {
+            key: rows[-1][key] for key in ("epoch", "train/loss", "train/top1", "val/loss", "val/top1", "val/top5")
+        },
         "best": {key: best[key] for key in ("epoch", "val/top1", "val/top5")},
         "parameters": profile.total.parameters,
         "parameters_m": profile.total.parameters / 1e6,

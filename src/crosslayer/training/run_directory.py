@@ -53,9 +53,7 @@ class RunDirectory:
         if self.path.exists() and any(self.path.iterdir()) and not self.holds_run():
             raise UsageError(f"--output {self.path}: the folder holds other files; name a new one")
 
-    def begin(
-        self, name: str, recipe: Recipe, facts: DataFacts, environment: dict[str, Any], *, resumed: bool
-    ) -> None:
+    def begin(self, name: str, recipe: Recipe, facts: DataFacts, environment: dict[str, Any], *, resumed: bool) -> None:
         """Makes the folder, in place of a run that it held unless that one goes on."""
         if self.holds_run() and not resumed:
             for part in (CHECKPOINTS, TENSORBOARD):

@@ -68,9 +68,7 @@ def prepare(name: str, recipe: Recipe, launch: Launch) -> Sitting:
     return Sitting(recipe, facts, run, accelerator, model, optimizer, stream, val, progress)
 
 
-def load_data(
-    name: str, recipe: Recipe, launch: Launch, accelerator: Accelerator
-) -> tuple[Source, Images, Images]:
+def load_data(name: str, recipe: Recipe, launch: Launch, accelerator: Accelerator) -> tuple[Source, Images, Images]:
     """The data set and its two splits; the main process decodes first, the others find its cache."""
     with accelerator.main_process_first():
         source = open_source(recipe.data, DOWNLOADS.get(name))
@@ -95,7 +93,11 @@ def build_learner(
     if recipe.compile:
         model.compile()
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+        model.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        fused=True,
     )
     if state:
         optimizer.load_state_dict(state["optimizer"])

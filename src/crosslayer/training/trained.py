@@ -49,7 +49,9 @@ def load_trained(path: str | Path, which: Which = "last", device: str = "auto") 
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
-        raise FailedError(f"checkpoint {file} does not fit the recipe of its run, {recipe.backbone} + "
-                          f"{recipe.mechanism} with {len(facts.classes)} classes") from error
+        raise FailedError(
+            f"checkpoint {file} does not fit the recipe of its run, {recipe.backbone} + "
+            f"{recipe.mechanism} with {len(facts.classes)} classes"
+        ) from error
     chosen = choose_device(device)
     return Trained(run, name, recipe, facts, model.to(chosen).eval(), chosen, state["progress"]["step"])

@@ -1,0 +1,78 @@
+"""Registration, and a mechanism that uses every hook in blocks that know nothing of it."""
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from crosslayer import create_model, list_mechanisms
+from crosslayer.mechanisms import Mechanism, StageShape, configure, register
+from crosslayer.mechanisms.interface import _REGISTRY, lookup
+
+
+class Seen(NamedTuple):
+    blocks: list[str]
+    carried: Tensor
+
+
+class EveryHook(Mechanism[Seen]):
+    """Reads two more channels, gates, merges, and hands three channels to the classifier."""
+
+    extra_in = 2
+    extra_out = 3
+
+    def __init__(self, shape: StageShape, config: Any) -> None:
+        super().__init__(shape, config)
+        self.shape = shape
+        self.scale = nn.Parameter(torch.ones(shape.channels, 1, 1))
+
+    def start(self, x: Tensor, carry: Tensor | None) -> Seen:
+        return Seen(["start"], x.new_zeros(len(x), 3, 1, 1) if carry is None else carry.mean((2, 3), keepdim=True))
+
+    def read(self, t: int, x: Tensor, state: Seen) -> Tensor:
+        return torch.cat([x, x[:, :2]], 1)
+
+    def gate(self, t: int, taps: tuple[Tensor, ...], state: Seen) -> tuple[Tensor, Seen]:
+        assert tuple(tap.shape[1] for tap in taps) == self.shape.tap_channels
+        return taps[-1] * self.scale, Seen([*state.blocks, f"gate {t}"], state.carried)
+
+    def merge(self, t: int, out: Tensor, shortcut: Tensor, state: Seen) -> tuple[Tensor, Seen]:
+        assert out.shape == shortcut.shape
+        carried = state.carried + out[:, :3].mean((2, 3), keepdim=True)
+        return out, Seen(
+            [*state.blocks, f"merge {t}"], carried.expand(-1, -1, *out.shape[2:]).mean((2, 3), keepdim=True)
+        )
+
+    def finish(self, state: Seen) -> Tensor:
+        assert state.blocks == ["start", "gate 0", "merge 0", "gate 1", "merge 1"]
+        return state.carried.expand(-1, -1, 4, 4) if self.shape.index == 2 else state.carried
+
+
+@pytest.fixture
+def every_hook():
+    register("every_hook", EveryHook)
+    yield "every_hook"
+    del _REGISTRY["every_hook"]
+
+
+def test_a_mechanism_may_use_every_hook(every_hook: str):
+    model = create_model("cifar_resnet20", every_hook, num_classes=5)
+    assert every_hook in list_mechanisms()
+    assert model.fc.in_features == 256 + 3
+    model(torch.randn(2, 3, 16, 16)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_name_is_given_once(every_hook: str):
+    with pytest.raises(ValueError, match="already registered"):
+        register(every_hook, EveryHook)
+
+
+def test_unknown_names_offer_the_closest():
+    with pytest.raises(ValueError, match=r"unknown mechanism 'dla_1'; did you mean dla_l"):
+        lookup("dla_1")
+    with pytest.raises(ValueError, match=r"unknown backbone 'cifar_resnet22'; did you mean cifar_resnet2"):
+        create_model("cifar_resnet22", num_classes=2)
+    with pytest.raises(ValueError, match="has no option 'reduce'; it has: reduction"):
+        configure("se", {"reduce": 2})

@@ -1,0 +1,83 @@
+"""Conformance with the authors' released models, to 1e-9 in float64, where their golden vectors are at hand."""
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from crosslayer import load_released
+from crosslayer.models.released import translate
+from tests.conftest import shared
+
+
+def golden_files() -> list[str]:
+    """Names of the CIFAR models with golden vectors; those not there are skipped one by one."""
+    plain = ["resnet", "se", "eca", "dianet", "mrla_b", "mrla_l", "dla_b", "dla_l"]
+    return [f"cifar_resnet20_{name}" for name in [*plain, "dla_b_per_sample", "dla_l_per_sample"]]
+
+
+def released_weights(key: str, shape: tuple[int, ...]) -> Tensor:
+    """The recipe of the golden vectors: numbers that follow from the key's name and shape."""
+    last = key.rsplit(".", 1)[-1]
+    if last == "num_batches_tracked":
+        return torch.zeros(shape, dtype=torch.int64)
+    n = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
+    if last == "running_mean":
+        n = 0.1 * n
+    elif last == "running_var":
+        n = 1 + 0.1 * np.abs(n)
+    elif len(shape) == 1 and last == "weight":
+        n = 1 + 0.1 * n
+    elif len(shape) <= 1:
+        n = 0.1 * n
+    else:
+        fan = int(np.prod(shape[1:]))
+        n = 0.3 * n if fan == 1 else n / fan**0.5
+    return torch.from_numpy(n)
+
+
+def close(ours: Any, theirs: Any) -> None:
+    ours, theirs = (torch.as_tensor(value, dtype=torch.float64) for value in (ours, theirs))
+    assert (ours - theirs).abs().max() <= 1e-9 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("name", golden_files())
+def test_released_model(name: str):
+    root = shared()
+    golden = json.loads(
+        next(p for p in (root / "golden", root.parent / "golden") if p.exists()).joinpath(f"{name}.json").read_text()
+    )
+    state = {key: released_weights(key, tuple(shape)) for key, shape in golden["state"]}
+    leaky = name.endswith(("dla_b", "dla_l")) and not name.endswith(("mrla_b", "mrla_l"))
+    model = load_released(state, **({"context": "first_sample"} if leaky else {}))
+    assert sum(p.numel() for p in model.parameters()) == golden["params"]
+    shape = (golden["batch"], 3, golden["input_size"], golden["input_size"])
+    x = torch.from_numpy(np.random.RandomState(0).standard_normal(shape))
+    close(model.eval()(x).detach(), golden["eval_logits"])
+    logits = model.train()(x)
+    close(logits.detach(), golden["train_logits"])
+    loss = logits.square().mean()
+    loss.backward()
+    close(loss.detach(), golden["train_loss"])
+    gradients = {key: p.grad.norm() for key, p in model.named_parameters() if p.grad is not None}
+    largest = max(norm for norm in golden["grad_norms"].values() if norm is not None)
+    for key, norm in golden["grad_norms"].items():
+        assert abs(gradients[translate(key)] - norm) <= 1e-9 * largest, key
+    for key, mean in golden["running_mean_after_one_step"].items():
+        close(model.state_dict()[translate(key)][: len(mean)], mean)
+
+
+def test_the_faulty_and_the_mended_context_are_told_apart():
+    """A model with the other context must miss the golden vectors: the comparison can fail."""
+    root = shared()
+    folder = next((p for p in (root / "golden", root.parent / "golden") if p.exists()), Path())
+    golden = json.loads((folder / "cifar_resnet20_dla_l.json").read_text())
+    state = {key: released_weights(key, tuple(shape)) for key, shape in golden["state"]}
+    x = torch.from_numpy(np.random.RandomState(0).standard_normal((golden["batch"], 3, 32, 32)))
+    with pytest.raises(AssertionError):
+        close(load_released(state).eval()(x).detach(), golden["eval_logits"])
