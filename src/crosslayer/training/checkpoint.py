@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all; the last two and the best are kept."""
 
 import dataclasses
+import io
 import pickle
 import re
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from crosslayer.errors import FailedError, UsageError
 from crosslayer.files import whole_file
@@ -72,8 +73,10 @@ def save_checkpoint(
         "optimizer": optimizer,
         "scaler": scaler,
     }
+    buffer = io.BytesIO()  # written to a file directly, torch.save hides why a write failed
+    torch.save(content, buffer)
     with whole_file(target) as file:
-        torch.save(content, file)
+        file.write(buffer.getbuffer())
     with whole_file(weights_of(target)) as file:
         file.write(save({name: value.detach().cpu().contiguous() for name, value in model.items()}))
     steps = saved_steps(folder)
@@ -97,6 +100,18 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FailedError(f"{file} is not a checkpoint of this version of crosslayer")
     return content
+
+
+def restore(model: nn.Module, content: dict[str, Any], run: Path) -> None:
+    """Loads a checkpoint's weights.
+
+    Raises:
+        FailedError: they are of another network than the run's recipe describes.
+    """
+    try:
+        model.load_state_dict(content["model"])
+    except RuntimeError as error:
+        raise FailedError(f"a checkpoint of {run} does not fit the recipe of its run; was it copied there?") from error
 
 
 def find_checkpoint(folder: Path, which: str) -> Path:

@@ -4,6 +4,7 @@ import os
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from crosslayer.errors import UsageError
 from crosslayer.training.recipe import Precision
@@ -53,4 +54,6 @@ def start_accelerator(device_name: str, precision: Precision) -> Accelerator:
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if device.type == "cuda" and device.index is not None and not launched:
         torch.cuda.set_device(device)
+    if not launched:
+        AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run of this process may have had others
     return Accelerator(cpu=device.type == "cpu", mixed_precision=MIXED_PRECISION[precision])

@@ -59,7 +59,7 @@ def prepare(name: str, recipe: Recipe, launch: Launch) -> Sitting:
     if facts.classes != source.classes:
         raise UsageError(f"--data {recipe.data} has other classes than the run was trained on")
     state = latest_state(run) if launch.resume else None
-    model, optimizer = build_learner(recipe, facts, accelerator, state)
+    model, optimizer = build_learner(recipe, facts, accelerator, run, state)
     if accelerator.is_main_process:
         environment = describe_environment(accelerator.device, accelerator.num_processes)
         run.begin(name, recipe, facts, environment, resumed=bool(launch.resume))
@@ -80,14 +80,14 @@ def load_data(name: str, recipe: Recipe, launch: Launch, accelerator: Accelerato
 
 
 def build_learner(
-    recipe: Recipe, facts: DataFacts, accelerator: Accelerator, state: dict[str, Any] | None
+    recipe: Recipe, facts: DataFacts, accelerator: Accelerator, run: RunDirectory, state: dict[str, Any] | None
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Network and optimizer on the device, new or as a checkpoint has them."""
     torch.backends.cudnn.deterministic = True  # or a resumed run would not continue to the bit
     torch.manual_seed(seeded(recipe.seed, MODEL))
     model = build_model(recipe, len(facts.classes))
     if state:
-        model.load_state_dict(state["model"])
+        checkpoint.restore(model, state, run.path)
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model = model.to(accelerator.device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     if recipe.compile:

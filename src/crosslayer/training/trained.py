@@ -7,7 +7,6 @@ import torch
 
 from crosslayer.data.augment import normalise
 from crosslayer.data.decode import Pixels
-from crosslayer.errors import FailedError
 from crosslayer.models import CIFARResNet
 from crosslayer.training import checkpoint
 from crosslayer.training.device import choose_device
@@ -43,15 +42,8 @@ def load_trained(path: str | Path, which: Which = "last", device: str = "auto") 
     """
     run = RunDirectory(path)
     name, recipe, facts = run.read()
-    file = checkpoint.find_checkpoint(run.checkpoints, which)
-    state = checkpoint.load_checkpoint(file)
+    state = checkpoint.load_checkpoint(checkpoint.find_checkpoint(run.checkpoints, which))
     model = build_model(recipe, len(facts.classes))
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise FailedError(
-            f"checkpoint {file} does not fit the recipe of its run, {recipe.backbone} + "
-            f"{recipe.mechanism} with {len(facts.classes)} classes"
-        ) from error
+    checkpoint.restore(model, state, run.path)
     chosen = choose_device(device)
     return Trained(run, name, recipe, facts, model.to(chosen).eval(), chosen, state["progress"]["step"])
