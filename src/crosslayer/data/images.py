@@ -1,9 +1,10 @@
 """Batches of pixels on the device: from memory there, or decoded on the way."""
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal, NamedTuple, Protocol, final
+from typing import Literal, NamedTuple, final
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ LoaderName = Literal["auto", "resident", "stream"]
 RESIDENT_BYTES = 2 << 30
 PREFETCH = 4
 
-Indices = Int64[Tensor, " batch"]
+Indices = Int64[Tensor, " _"]
+"""Which images a batch is made of; batches may differ in size."""
 
 
 class Batch(NamedTuple):
@@ -27,14 +29,15 @@ class Batch(NamedTuple):
     labels: Int64[Tensor, " batch"]
 
 
-class Images(Protocol):
+class Images(ABC):
     """A split that hands out batches."""
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def batches(self, plan: Iterable[Indices]) -> Iterator[Batch]:
         """One batch for every index tensor of the plan, in order."""
-        ...
 
 
 def load_images(
@@ -48,7 +51,7 @@ def load_images(
 
 
 @final
-class ResidentImages:
+class ResidentImages(Images):
     """All images as one tensor on the device; a batch is one indexing operation there."""
 
     def __init__(self, pixels: Pixels, labels: np.ndarray, device: torch.device) -> None:
@@ -66,7 +69,7 @@ class ResidentImages:
 
 
 @final
-class StreamedImages:
+class StreamedImages(Images):
     """Images decoded by a pool of threads, a few batches ahead of their use."""
 
     def __init__(self, split: Split, size: int, device: torch.device, workers: int) -> None:

@@ -1,0 +1,58 @@
+"""The README's Python runs, and its new mechanism holds to the contract of all others."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from crosslayer.mechanisms.interface import _REGISTRY
+from tests.mechanisms import test_contract
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"^```python([^\n]*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_python_examples_run():
+    examples = [code for mark, code in BLOCKS if not mark.strip()]
+    assert examples
+    for code in examples:
+        exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.fixture
+def recall(tmp_path: Path):
+    (code,) = [code for mark, code in BLOCKS if "file=recall.py" in mark]
+    (tmp_path / "recall.py").write_text(code)
+    spec = importlib.util.spec_from_file_location("recall", tmp_path / "recall.py")
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    yield "recall"
+    del _REGISTRY["recall"]
+
+
+def test_new_mechanism_holds_to_the_contract(recall: str):
+    for backbone in test_contract.BACKBONES:
+        test_contract.test_any_input_size(backbone, recall, (17, 23))
+        test_contract.test_every_parameter_gets_a_finite_gradient(backbone, recall)
+        test_contract.test_mechanism_parameters_matter(backbone, recall)
+        test_contract.test_evaluation_is_independent_of_the_batch(backbone, recall)
+        test_contract.test_state_dict_round_trip(backbone, recall)
+        test_contract.test_memory_format_and_dtype_are_kept(backbone, recall)
+        test_contract.test_autocast_trains_close_to_full_precision(backbone, recall)
+        test_contract.test_state_is_passed_not_kept(backbone, recall)
+    test_contract.test_parameters_are_those_of_the_backbone_and_of_its_stages(recall)
+
+
+@pytest.mark.compiled
+def test_new_mechanism_compiles_and_exports(recall: str):
+    test_contract.test_compiles_as_one_graph("cifar_resnet20", recall)
+    test_contract.test_exports_with_any_batch_size("cifar_resnet20", recall)
+
+
+def test_every_command_is_named():
+    from crosslayer.cli import COMMANDS
+
+    for command in COMMANDS:
+        assert f"crosslayer {command}" in README
