@@ -55,7 +55,7 @@ def test_what_a_run_leaves(crosslayer, image_tree: Path, tmp_path: Path):
     assert summary["macs"] > 1_000_000
     assert summary["last"]["val/top1"] == rows[-1]["val/top1"]
     assert summary["best"]["val/top1"] == max(row["val/top1"] for row in rows)
-    assert {"seed", "versions", "commit", "machine", "training_seconds"} <= summary.keys()
+    assert {"seed", "versions", "commit", "machine", "wall_seconds"} <= summary.keys()
     recipe = json.loads((run / "recipe.json").read_text())
     assert recipe["recipe"]["mechanism"] == "se"
     assert recipe["data"]["classes"] == ["bright", "dark"]
@@ -128,7 +128,7 @@ def test_options_reach_the_mechanism(crosslayer, image_tree: Path, tmp_path: Pat
         (("--backbone", "resnet_20"), "unknown backbone 'resnet_20'; did you mean cifar_resnet20"),
         (("--options", "cel=paper"), "mechanism 'dla_l' has no option 'cel'; it has: cell"),
         (("--options", "cell=papr"), "it is one of released, paper, dia; did you mean paper?"),
-        (("--options", "reduction=four"), "--options reduction=four: not a value of type int"),
+        (("--options", "reduction=four"), "--options reduction=four: the value must be of type int"),
         (("--options", "cell"), "write it as NAME=VALUE"),
         (("--data", "no/such/folder"), "the folder does not exist"),
         (("--device", "cuda:7"), "CUDA devices; use --device cpu"),

@@ -11,7 +11,7 @@ from crosslayer.reports.comparison import comparison_table
 class Options:
     """Finished runs side by side."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN …]")]
     """Run directories."""
 
 

@@ -20,7 +20,7 @@ from crosslayer.training.trained import Trained, Which, load_trained
 class Options:
     """Accuracy of a run's network on the validation split of its data, or of another set with the same classes."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run directory."""
     data: str | None = None
     """Data set to evaluate on [default: the run's own]; its val/, validation or test split is used."""

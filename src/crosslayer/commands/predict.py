@@ -13,9 +13,9 @@ from crosslayer.training.trained import Which, load_trained
 class Options:
     """The five likeliest classes of image files, with their probabilities."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run directory."""
-    images: Annotated[tuple[str, ...], tyro.conf.Positional]
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE [IMAGE …]")]
     """Image files of any kind and size; the centre square is looked at."""
     checkpoint: Which = "last"
     """Which checkpoint."""

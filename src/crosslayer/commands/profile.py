@@ -16,7 +16,7 @@ from crosslayer.training.sitting import build_model
 class Options:
     """Parameters (10⁶) and multiply-accumulates (10⁹) for one image, whole and per stage."""
 
-    backbone: Annotated[str, tyro.conf.Positional]
+    backbone: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BACKBONE")]
     """Network (`crosslayer list`)."""
     mechanism: str = "none"
     """Mechanism in every stage (`crosslayer list`)."""

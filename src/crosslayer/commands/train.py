@@ -86,6 +86,6 @@ def finish(run_directory: RunDirectory) -> None:
         console.print(
             f"top-1 {summary['last']['val/top1']:.2f} % after the last epoch, "
             f"{summary['best']['val/top1']:.2f} % at best (epoch {summary['best']['epoch']}), "
-            f"{summary['training_seconds']:.1f} s of training\n"
+            f"{summary['wall_seconds']:.1f} s\n"
             f"summary: {run_directory / SUMMARY}\ncurves:  {run_directory / CURVES}"
         )

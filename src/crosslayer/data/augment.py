@@ -1,6 +1,7 @@
 """Random crop and flip of whole batches on the device, and normalisation."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -42,6 +43,13 @@ def crop_and_flip(pixels: Pixels, draws: Draws, pad: int) -> Pixels:
 
 def normalise(pixels: Pixels, mean: Sequence[float], std: Sequence[float]) -> Float[Tensor, "batch 3 height width"]:
     """Pixels scaled to [0, 1], less the mean, over the standard deviation, per channel; float32."""
-    scale = torch.tensor([255.0 * s for s in std], device=pixels.device).view(3, 1, 1)
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=pixels.device).view(3, 1, 1)
-    return pixels.float() / scale - shift
+    scale, shift = scale_and_shift(tuple(mean), tuple(std), pixels.device)
+    return torch.addcmul(shift, pixels.float(), scale)
+
+
+@lru_cache(maxsize=8)
+def scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """1 / (255 std) and -mean / std, on the device: copied there once, since every copy waits for it."""
+    columns = [[1 / (255 * s), -m / s] for m, s in zip(mean, std, strict=True)]
+    scale, shift = torch.tensor(columns, device=device).unbind(1)
+    return scale.view(3, 1, 1), shift.view(3, 1, 1)

@@ -38,5 +38,5 @@ def cells(summary: dict[str, Any]) -> list[str]:
         f"{summary['last']['val/top1']:.2f}",
         f"{summary['best']['val/top1']:.2f}",
         f"{summary['images_per_second']:,.0f}",
-        f"{summary['training_seconds']:.1f}",
+        f"{summary['wall_seconds']:.1f}",
     ]

@@ -32,8 +32,8 @@ class Progress:
     """Sum of the losses of the steps of the epoch under way, over all processes."""
     correct: int = 0
     """Training images of the epoch under way that were classified correctly."""
-    seconds: float = 0.0
-    """Time spent training and evaluating, over all sittings."""
+    wall_seconds: float = 0.0
+    """Time spent on training, evaluating and saving, over all sittings."""
     epoch_seconds: float = 0.0
     """Time spent on the training steps of the epoch under way."""
     best_top1: float = -1.0

@@ -175,7 +175,6 @@ def finish_epoch(sitting: Sitting, result: Evaluation) -> dict[str, Any]:
         progress.best_top1, progress.best_step = result.top1, progress.step
     if progress.step_in_epoch == stream.steps_per_epoch:
         progress.epoch += 1
-        progress.seconds += progress.epoch_seconds
         progress.step_in_epoch, progress.loss_sum, progress.correct, progress.epoch_seconds = 0, 0.0, 0, 0.0
     return row
 

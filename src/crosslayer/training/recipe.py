@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import types
 import typing
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -153,14 +152,11 @@ def parse_value(name: str, text: str, kind: Any) -> Any:
         close = difflib.get_close_matches(text, choices, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise UsageError(f"--options {name}={text}: it is one of {', '.join(choices)}{hint}")
-    if kind is bool:
-        kind = {"true": True, "false": False}.__getitem__
-        text = text.lower()
     try:
-        return kind(text)
-    except (ValueError, KeyError, TypeError):
-        what = kind.__name__ if isinstance(kind, type | types.FunctionType) else "true or false"
-        raise UsageError(f"--options {name}={text}: not a value of type {what}") from None
+        return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        what = "true or false" if kind is bool else f"of type {kind.__name__}"
+        raise UsageError(f"--options {name}={text}: the value must be {what}") from None
 
 
 def digits() -> Recipe:

@@ -1,5 +1,6 @@
 """What the loop writes: checkpoints, TensorBoard scalars, the summary."""
 
+import time
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
@@ -16,6 +17,7 @@ from crosslayer.training.sitting import Sitting
 def save(sitting: Sitting) -> None:
     """A checkpoint, by the main process."""
     accelerator = sitting.accelerator
+    sitting.progress.wall_seconds = time.monotonic() - sitting.begun
     if accelerator.is_main_process:
         checkpoint.save_checkpoint(
             sitting.run.checkpoints,
@@ -60,7 +62,7 @@ def summarise(sitting: Sitting, name: str, rows: list[dict[str, Any]]) -> dict[s
         "macs": profile.total.macs,
         "macs_g": profile.total.macs / 1e9,
         "images_per_second": sum(row["images_per_second"] for row in rows) / len(rows),
-        "training_seconds": progress.seconds + progress.epoch_seconds,
+        "wall_seconds": progress.wall_seconds,
         **describe_environment(sitting.accelerator.device, sitting.accelerator.num_processes),
     }
 

@@ -1,5 +1,6 @@
 """Everything that one sitting of a run works with; all is checked before anything is written."""
 
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,8 @@ class Sitting(NamedTuple):
     stream: TrainingStream
     val: Images
     progress: Progress
+    begun: float
+    """When the clock would have been started, had all earlier sittings been part of this one."""
 
 
 def prepare(name: str, recipe: Recipe, launch: Launch) -> Sitting:
@@ -65,7 +68,8 @@ def prepare(name: str, recipe: Recipe, launch: Launch) -> Sitting:
         run.begin(name, recipe, facts, environment, resumed=bool(launch.resume))
         announce(recipe, run, stream, source, accelerator)
     progress = Progress(**state["progress"]) if state else Progress()
-    return Sitting(recipe, facts, run, accelerator, model, optimizer, stream, val, progress)
+    begun = time.monotonic() - progress.wall_seconds
+    return Sitting(recipe, facts, run, accelerator, model, optimizer, stream, val, progress, begun)
 
 
 def load_data(name: str, recipe: Recipe, launch: Launch, accelerator: Accelerator) -> tuple[Source, Images, Images]:
