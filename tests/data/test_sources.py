@@ -76,21 +76,37 @@ def test_parquet_classes_without_names_are_numbered(tmp_path: Path):
     assert open_source(str(tmp_path)).classes == ("0", "1", "2")
 
 
-def test_torchvision_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def torchvision_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Both CIFARs in miniature, as torchvision lays them out; what it knows of the real ones is not asked."""
     import pickle
 
-    folder = tmp_path / "cifar-100-python"
-    folder.mkdir()
-    for split, count in (("train", 6), ("test", 2)):
-        data = np.arange(count * 3072, dtype=np.uint8).reshape(count, 3072)
-        (folder / split).write_bytes(pickle.dumps({"data": data, "fine_labels": list(range(count))}))
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"class {i}" for i in range(100)]}))
-    monkeypatch.setattr(torchvision.datasets.CIFAR100, "_check_integrity", lambda _: True)
+    def put(name: str, content: dict) -> None:
+        write(tmp_path / name, pickle.dumps(content))
+
+    data = np.arange(6 * 3072, dtype=np.uint8).reshape(6, 3072)
+    for split in ("train", "test"):
+        put(f"cifar-100-python/{split}", {"data": data, "fine_labels": [5, 4, 3, 2, 1, 0]})
+    put("cifar-100-python/meta", {"fine_label_names": [f"class {i}" for i in range(100)]})
+    for batch in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        put(f"cifar-10-batches-py/{batch}", {"data": data, "labels": [0, 1, 2, 3, 4, 5]})
+    put("cifar-10-batches-py/batches.meta", {"label_names": [f"class {i}" for i in range(10)]})
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "_check_integrity", lambda _: True)
     monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *_: True)
-    source = open_source(str(tmp_path))
-    assert len(source.classes) == 100
-    assert source.train.labels.tolist() == [0, 1, 2, 3, 4, 5]
-    assert decode(source.val, 1, 32).shape == (32, 32, 3)
+    return tmp_path
+
+
+def test_torchvision_folder(torchvision_root: Path):
+    hundred = open_source(str(torchvision_root), dataset="CIFAR100")
+    assert len(hundred.classes) == 100
+    assert hundred.train.labels.tolist() == [5, 4, 3, 2, 1, 0]
+    assert decode(hundred.val, 1, 32).shape == (32, 32, 3)
+    ten = open_source(str(torchvision_root), dataset="CIFAR10")
+    assert (len(ten.classes), len(ten.train), len(ten.val)) == (10, 30, 6)
+    with pytest.raises(UsageError, match="holds CIFAR10 and CIFAR100; name the recipe"):
+        open_source(str(torchvision_root))
+    shutil.rmtree(torchvision_root / "cifar-10-batches-py")
+    assert len(open_source(str(torchvision_root)).classes) == 100
 
 
 def test_damaged_torchvision_folder_is_named(tmp_path: Path):
@@ -106,7 +122,7 @@ def test_failed_download_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", refuse)
     with pytest.raises(FailedError, match=r"could not download CIFAR10 into it \(no network\)"):
-        open_source(str(tmp_path / "new"), download="CIFAR10")
+        open_source(str(tmp_path / "new"), dataset="CIFAR10")
     assert not (tmp_path / "new").exists()
 
 

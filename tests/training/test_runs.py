@@ -100,11 +100,13 @@ def test_streamed_training_is_the_same(crosslayer, image_tree: Path, tmp_path: P
 
 
 def test_resuming_a_finished_run_says_so(crosslayer, image_tree: Path, tmp_path: Path):
-    train(crosslayer, image_tree, tmp_path / "run")
+    train(crosslayer, image_tree, tmp_path / "run", "--max-steps", 1)
     before = weights(tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()  # as if it had been stopped between its last save and its summary
     code, out, _ = crosslayer("train", "--resume", tmp_path / "run")
     assert code == 0
-    assert "already trained to step 2 of 2" in out
+    assert "already trained to step 1 of 1" in out
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 1
     assert same(before, weights(tmp_path / "run"))
 
 

@@ -14,6 +14,7 @@ from crosslayer.data.sources import open_source
 from crosslayer.errors import UsageError
 from crosslayer.files import write_json
 from crosslayer.reports.attention import attention_matrices, draw_attention
+from crosslayer.training.recipe import DATASETS
 from crosslayer.training.run_directory import RECIPE
 from crosslayer.training.trained import Trained, Which, load_trained
 
@@ -81,7 +82,7 @@ def batches(trained: Trained, files: list[str], options: Options) -> Iterator[Te
     if files:
         yield trained.prepare(load_image_files(files, size))
         return
-    split = open_source(options.data or trained.recipe.data).val
+    split = open_source(options.data or trained.recipe.data, DATASETS.get(trained.name)).val
     chosen = torch.linspace(0, len(split) - 1, min(options.count, len(split))).round().long()
     for indices in chosen.split(BATCH):
         yield trained.prepare(decode_batch(split, indices.tolist(), size))

@@ -13,6 +13,7 @@ from crosslayer.errors import UsageError
 from crosslayer.files import write_json
 from crosslayer.reports.confusion import draw_confusion
 from crosslayer.training.evaluation import Evaluation, evaluate
+from crosslayer.training.recipe import DATASETS
 from crosslayer.training.trained import Trained, Which, load_trained
 
 
@@ -45,7 +46,7 @@ def run(words: list[str]) -> None:
         raise UsageError(f"--batch-size is {options.batch_size}; it must be at least 1")
     trained = load_trained(options.run, options.checkpoint, options.device)
     data = options.data or trained.recipe.data
-    source = open_source(data)
+    source = open_source(data, DATASETS.get(trained.name))
     if source.classes != trained.facts.classes:
         raise UsageError(
             f"--data {data} has {len(source.classes)} classes ({source.classes[0]}, …), the run was trained on "

@@ -23,20 +23,21 @@ TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "test")
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "labels")
-TORCHVISION_FOLDERS = {"cifar-10-batches-py": "CIFAR10", "cifar-100-python": "CIFAR100"}
+TORCHVISION_FOLDERS = {"CIFAR10": "cifar-10-batches-py", "CIFAR100": "cifar-100-python"}
 LAYOUTS = (
     "a torchvision download (cifar-10-batches-py or cifar-100-python), parquet shards (train-*.parquet and "
     "validation-*.parquet or test-*.parquet), or class folders under train/ and val/ or test/"
 )
 
 
-def open_source(data: str, download: str | None = None) -> Source:
+def open_source(data: str, dataset: str | None = None) -> Source:
     """The data set that `data` names.
 
     Args:
         data: `digits` (8×8 handwritten digits that scikit-learn ships), `hf://OWNER/NAME` (parquet shards on the
             Hugging Face hub), or a folder in one of the known layouts.
-        download: torchvision data set (`CIFAR10`, `CIFAR100`) to download when the folder is missing or empty.
+        dataset: the torchvision data set (`CIFAR10`, `CIFAR100`) that is meant: looked for first where a folder holds
+            both, and downloaded into a folder that is missing, empty, or holds the other one only.
 
     Raises:
         UsageError: no such folder, nothing in it, or no known layout.
@@ -50,14 +51,16 @@ def open_source(data: str, download: str | None = None) -> Source:
     empty = not root.is_dir() or not any(root.iterdir())
     if empty and root.exists() and not root.is_dir():
         raise UsageError(f"--data {data}: this is a file, not a folder; it takes {LAYOUTS}")
-    if empty and download:
-        return torchvision_cifar(root, download, fetch=True)
+    if empty and dataset:
+        return torchvision_cifar(root, dataset, fetch=True)
     if empty:
         state = "is empty" if root.exists() else "does not exist"
         raise UsageError(f"--data {data}: the folder {state}; it takes {LAYOUTS}")
-    for folder, name in TORCHVISION_FOLDERS.items():
-        if (root / folder).is_dir():
-            return torchvision_cifar(root, name)
+    held = [name for name, folder in TORCHVISION_FOLDERS.items() if (root / folder).is_dir()]
+    if held and (dataset or len(held) == 1):
+        return torchvision_cifar(root, dataset or held[0], fetch=dataset not in (None, *held))
+    if held:
+        raise UsageError(f"--data {data}: the folder holds {' and '.join(held)}; name the recipe of the one you mean")
     if any(root.rglob("*.parquet")):
         return parquet_shards(root)
     if subfolder(root, TRAIN_NAMES):
@@ -87,7 +90,7 @@ def torchvision_cifar(root: Path, name: str, *, fetch: bool = False) -> Source:
 
     cls = getattr(torchvision.datasets, name)
     if fetch:
-        console.print(f"{root} holds no data: downloading {name} into it")
+        console.print(f"{root} does not hold {name}: downloading it there")
     made = fetch and not root.exists()
     try:
         train, val = (cls(root, train=is_train, download=fetch) for is_train in (True, False))

@@ -40,26 +40,26 @@ def train(name: str, recipe: Recipe, launch: Launch) -> RunDirectory:
     sitting = prepare(name, recipe, launch)
     last_step = final_step(recipe, sitting.stream)
     progress, accelerator = sitting.progress, sitting.accelerator
-    if progress.step >= last_step:
+    main = accelerator.is_main_process
+    if main and progress.step >= last_step:
         console.print(
             f"{sitting.run.path} is already trained to step {progress.step} of {last_step}; raise --epochs to go on"
         )
-        return sitting.run
-    rows = [row for row in sitting.run.metrics() if row["epoch"] <= progress.epoch]
-    main = accelerator.is_main_process
+    rows = [row for row in sitting.run.metrics() if row["step"] <= progress.step]
     display = Display(recipe.epochs, sitting.stream.steps_per_epoch, last_step, recipe.batch_size, shown=main)
     with Interruption() as interruption, display:
         while progress.step < last_step:
             train_epoch(sitting, last_step, display, interruption)
             result = validate(sitting)
             row = finish_epoch(sitting, result)
-            rows.append(row)
+            rows = [*(other for other in rows if other["epoch"] != row["epoch"]), row]
             display.epoch(row)
             if main:
                 sitting.run.write_metrics(rows)
                 log_scalars(sitting.run, row)
             save(sitting)
-            stop_if_interrupted(sitting, interruption)
+            if progress.step < last_step:
+                stop_if_interrupted(sitting, interruption)
     if main:
         write_json(sitting.run / SUMMARY, summarise(sitting, name, rows))
     accelerator.wait_for_everyone()

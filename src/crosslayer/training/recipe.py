@@ -185,8 +185,8 @@ def cifar100() -> Recipe:
 
 
 RECIPES = {"digits": digits, "cifar10": cifar10, "cifar100": cifar100}
-DOWNLOADS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
-"""Torchvision's name for what a recipe may download."""
+DATASETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+"""Torchvision's name for the data set that a recipe is about."""
 
 
 def differing(ours: Recipe, theirs: Recipe, names: Sequence[str] | None = None) -> list[str]:

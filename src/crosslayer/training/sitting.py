@@ -19,7 +19,7 @@ from crosslayer.training import checkpoint
 from crosslayer.training.checkpoint import Progress
 from crosslayer.training.device import start_accelerator
 from crosslayer.training.environment import describe_environment
-from crosslayer.training.recipe import DOWNLOADS, Launch, Recipe
+from crosslayer.training.recipe import DATASETS, Launch, Recipe
 from crosslayer.training.run_directory import DataFacts, RunDirectory
 
 STATISTICS_SAMPLE = 4096
@@ -75,7 +75,7 @@ def prepare(name: str, recipe: Recipe, launch: Launch) -> Sitting:
 def load_data(name: str, recipe: Recipe, launch: Launch, accelerator: Accelerator) -> tuple[Source, Images, Images]:
     """The data set and its two splits; the main process decodes first, the others find its cache."""
     with accelerator.main_process_first():
-        source = open_source(recipe.data, DOWNLOADS.get(name))
+        source = open_source(recipe.data, DATASETS.get(name))
         train, val = (
             load_images(split, recipe.image_size, accelerator.device, launch.workers, launch.loader, text)
             for split, text in ((source.train, "decoding train"), (source.val, "decoding val"))
