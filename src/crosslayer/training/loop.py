@@ -21,7 +21,7 @@ from crosslayer.training.evaluation import Evaluation, evaluate
 from crosslayer.training.interruption import InterruptedRun, Interruption
 from crosslayer.training.processes import largest_of_processes, over_processes
 from crosslayer.training.recipe import Launch, Recipe
-from crosslayer.training.record import diverged, log_scalars, save, summarise
+from crosslayer.training.record import diverged, save, scalar_log, summarise
 from crosslayer.training.run_directory import SUMMARY, RunDirectory
 from crosslayer.training.sitting import Sitting, prepare
 
@@ -47,7 +47,7 @@ def train(name: str, recipe: Recipe, launch: Launch) -> RunDirectory:
         )
     rows = [row for row in sitting.run.metrics() if row["step"] <= progress.step]
     display = Display(recipe.epochs, sitting.stream.steps_per_epoch, last_step, recipe.batch_size, shown=main)
-    with Interruption() as interruption, display:
+    with Interruption() as interruption, scalar_log(sitting) as log, display:
         while progress.step < last_step:
             train_epoch(sitting, last_step, display, interruption)
             result = validate(sitting)
@@ -56,7 +56,7 @@ def train(name: str, recipe: Recipe, launch: Launch) -> RunDirectory:
             display.epoch(row)
             if main:
                 sitting.run.write_metrics(rows)
-                log_scalars(sitting.run, row)
+                log(row)
             save(sitting)
             if progress.step < last_step:
                 stop_if_interrupted(sitting, interruption)

@@ -1,6 +1,8 @@
 """What the loop writes: checkpoints, TensorBoard scalars, the summary."""
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
@@ -10,7 +12,7 @@ from crosslayer.files import cannot_write
 from crosslayer.models.profile import profile_model
 from crosslayer.training import checkpoint
 from crosslayer.training.environment import describe_environment
-from crosslayer.training.run_directory import TENSORBOARD, RunDirectory
+from crosslayer.training.run_directory import TENSORBOARD
 from crosslayer.training.sitting import Sitting
 
 
@@ -28,14 +30,28 @@ def save(sitting: Sitting) -> None:
         )
 
 
-def log_scalars(run: RunDirectory, row: dict[str, Any]) -> None:
-    """One epoch into TensorBoard's files."""
-    folder = run / TENSORBOARD
+@contextlib.contextmanager
+def scalar_log(sitting: Sitting) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that adds an epoch's row to TensorBoard's files; the main process's only.
+
+    Raises:
+        FailedError: the files could not be written.
+    """
+    if not sitting.accelerator.is_main_process:
+        yield lambda _: None
+        return
+    folder = sitting.run / TENSORBOARD
+
+    def log(row: dict[str, Any]) -> None:
+        for name, value in row.items():
+            if name != "epoch":
+                writer.add_scalar(name, value, row["epoch"])
+        writer.flush()
+
     try:
-        with SummaryWriter(folder, purge_step=row["epoch"]) as writer:
-            for name, value in row.items():
-                if name != "epoch":
-                    writer.add_scalar(name, value, row["epoch"])
+        writer = SummaryWriter(folder, purge_step=sitting.progress.epoch + 1)
+        yield log
+        writer.close()
     except OSError as error:
         raise cannot_write(folder, error) from error
 
