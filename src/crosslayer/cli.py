@@ -1,5 +1,6 @@
 """The command line."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -42,10 +43,13 @@ def guarded(command: str, words: list[str]) -> int:
         function = find_command(command)
     except ModuleNotFoundError as error:
         return complain(f"the command line needs {error.name}: pip install 'crosslayer[train]'", 1)
+    import torch
+
     from crosslayer.training.interruption import InterruptedRun
 
     try:
         function(words)
+        sys.stdout.flush()
     except UsageError as error:
         return complain(str(error), 2)
     except FailedError as error:
@@ -54,6 +58,13 @@ def guarded(command: str, words: list[str]) -> int:
         return complain(str(interruption), interruption.exit_code)
     except KeyboardInterrupt:
         return complain("interrupted", 130)
+    except torch.OutOfMemoryError:
+        return complain("the device has not enough memory; lower --batch-size or raise --accumulate", 1)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return complain(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
     return 0
 
 

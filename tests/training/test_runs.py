@@ -220,6 +220,26 @@ def test_truncated_and_foreign_checkpoints(crosslayer, image_tree: Path, tmp_pat
     assert "does not fit the recipe of its run" in err
 
 
+def test_damaged_run_files_are_named(crosslayer, image_tree: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    train(crosslayer, image_tree, run)
+    for name, command in (
+        ("summary.json", ("compare", run)),
+        ("metrics.jsonl", ("train", "--resume", run, "--epochs", 2)),
+        ("recipe.json", ("evaluate", run)),
+    ):
+        content = (run / name).read_text()
+        (run / name).write_text(content[:-20])
+        code, _, err = crosslayer(*command)
+        assert code == 1
+        assert f"{run / name} is damaged" in err
+        (run / name).write_text(content)
+    (run / "recipe.json").write_text('{"name": "digits", "recipe": {"optimizer": "lion"}, "data": {}}')
+    code, _, err = crosslayer("evaluate", run)
+    assert code == 1
+    assert "is of another version of crosslayer" in err
+
+
 def test_corrupt_image_stops_before_anything_is_written(crosslayer, image_tree: Path, tmp_path: Path):
     data = tmp_path / "data"
     shutil.copytree(image_tree, data)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final
 
@@ -75,20 +76,17 @@ class RunDirectory:
             state = "holds no run (there is no recipe.json)" if self.path.is_dir() else "does not exist"
             raise UsageError(f"run directory {self.path} {state}")
         try:
-            content = json.loads((self.path / RECIPE).read_text())
+            content = parsed(self.path / RECIPE, json.loads)
             fields = {key: as_tuple(value) for key, value in content["recipe"].items()}
             facts = {key: as_tuple(value) for key, value in content["data"].items()}
             return content["name"], Recipe(**fields), DataFacts(**facts)
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise FailedError(f"{self.path / RECIPE} is damaged or of another version: {error}") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FailedError(f"{self.path / RECIPE} is of another version of crosslayer: {error}") from error
 
     def metrics(self) -> list[dict[str, Any]]:
         """One row per epoch."""
         file = self.path / METRICS
-        try:
-            return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise FailedError(f"{file} is damaged: {error}") from error
+        return parsed(file, lambda text: [json.loads(line) for line in text.splitlines()]) if file.exists() else []
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Writes all rows."""
@@ -97,7 +95,19 @@ class RunDirectory:
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, if it is one."""
         file = self.path / SUMMARY
-        return json.loads(file.read_text()) if file.exists() else None
+        return parsed(file, json.loads) if file.exists() else None
+
+
+def parsed(file: Path, parse: Callable[[str], Any]) -> Any:
+    """What a file of a run holds.
+
+    Raises:
+        FailedError: the file was damaged.
+    """
+    try:
+        return parse(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FailedError(f"{file} is damaged: {error}") from error
 
 
 def as_tuple(value: Any) -> Any:
