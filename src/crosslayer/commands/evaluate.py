@@ -3,7 +3,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from accelerate import Accelerator
 from rich.table import Table
 
 from crosslayer.console import console
@@ -12,8 +11,9 @@ from crosslayer.data.sources import open_source
 from crosslayer.errors import UsageError
 from crosslayer.files import write_json
 from crosslayer.reports.confusion import draw_confusion
+from crosslayer.training.device import start_accelerator
 from crosslayer.training.evaluation import Evaluation, evaluate
-from crosslayer.training.recipe import DATASETS
+from crosslayer.training.recipe import DATASETS, Precision
 from crosslayer.training.trained import Trained, Which, load_trained
 
 
@@ -33,6 +33,8 @@ class Options:
     """Images at once."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    precision: Precision | None = None
+    """Arithmetic [default: the run's own]."""
     workers: int = 4
     """Threads that decode images."""
     loader: LoaderName = "auto"
@@ -55,7 +57,7 @@ def run(words: list[str]) -> None:
     images = load_images(
         source.val, trained.recipe.image_size, trained.device, options.workers, options.loader, "decoding val"
     )
-    accelerator = Accelerator(cpu=trained.device.type == "cpu")
+    accelerator = start_accelerator(options.device, options.precision or trained.recipe.precision)
     result = evaluate(trained.model, images, trained.facts, options.batch_size, accelerator)
     report(trained, result, data, Path(options.output or options.run))
 

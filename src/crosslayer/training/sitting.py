@@ -92,8 +92,7 @@ def build_learner(
     model = build_model(recipe, len(facts.classes))
     if state:
         checkpoint.restore(model, state, run.path)
-    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    model = model.to(accelerator.device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+    model = placed(model, recipe, accelerator.device)
     if recipe.compile:
         model.compile()
     optimizer = torch.optim.SGD(
@@ -108,6 +107,12 @@ def build_learner(
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
     return accelerator.prepare(model, optimizer)
+
+
+def placed(model: CIFARResNet, recipe: Recipe, device: torch.device) -> CIFARResNet:
+    """The network on a device, in the recipe's memory format."""
+    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    return model.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]  # torch's stub lacks it
 
 
 def build_model(recipe: Recipe, num_classes: int) -> CIFARResNet:

@@ -12,7 +12,7 @@ from crosslayer.training import checkpoint
 from crosslayer.training.device import choose_device
 from crosslayer.training.recipe import Recipe
 from crosslayer.training.run_directory import DataFacts, RunDirectory
-from crosslayer.training.sitting import build_model
+from crosslayer.training.sitting import build_model, placed
 
 Which = Literal["last", "best"]
 
@@ -46,4 +46,4 @@ def load_trained(path: str | Path, which: Which = "last", device: str = "auto") 
     model = build_model(recipe, len(facts.classes))
     checkpoint.restore(model, state, run.path)
     chosen = choose_device(device)
-    return Trained(run, name, recipe, facts, model.to(chosen).eval(), chosen, state["progress"]["step"])
+    return Trained(run, name, recipe, facts, placed(model, recipe, chosen).eval(), chosen, state["progress"]["step"])
