@@ -202,13 +202,13 @@ def test_exports_with_any_batch_size(backbone: str, mechanism: str):
 
 @pytest.mark.compiled
 @pytest.mark.slow
-@pytest.mark.parametrize("mechanism", ["dla_l", "dla_b"])
-def test_inductor_trains_and_agrees(mechanism: str):
-    model = model_of("cifar_resnet20", mechanism)
+def test_inductor_trains_and_agrees():
+    model = model_of("cifar_resnet20", "dla_l")
     compiled = torch.compile(model, fullgraph=True)
     x = images(4, 3, 16, 16)
-    torch.testing.assert_close(compiled(x), model(x), rtol=1e-3, atol=1e-3)
-    compiled(x).square().mean().backward()
+    y = compiled(x)
+    torch.testing.assert_close(y, model(x), rtol=1e-3, atol=1e-3)
+    y.square().mean().backward()
 
 
 @pytest.mark.cuda

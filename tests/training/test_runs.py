@@ -354,5 +354,5 @@ def test_learning_rate_is_a_function_of_the_step():
 @pytest.mark.compiled
 @pytest.mark.slow
 def test_compiled_training(crosslayer, image_tree: Path, tmp_path: Path):
-    train(crosslayer, image_tree, tmp_path / "run", "--compile", "--mechanism", "mrla_l")
+    train(crosslayer, image_tree, tmp_path / "run", "--compile", "--mechanism", "se")
     assert "_orig_mod" not in "".join(weights(tmp_path / "run"))

@@ -13,7 +13,7 @@ from crosslayer.models.profile import profile_model
 from crosslayer.training import checkpoint
 from crosslayer.training.environment import describe_environment
 from crosslayer.training.run_directory import TENSORBOARD
-from crosslayer.training.sitting import Sitting
+from crosslayer.training.sitting import Sitting, build_model
 
 
 def save(sitting: Sitting) -> None:
@@ -59,8 +59,7 @@ def scalar_log(sitting: Sitting) -> Iterator[Callable[[dict[str, Any]], None]]:
 def summarise(sitting: Sitting, name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What a finished run is reported by."""
     recipe, progress = sitting.recipe, sitting.progress
-    model = sitting.accelerator.unwrap_model(sitting.model)
-    profile = profile_model(model, recipe.image_size)
+    profile = profile_model(build_model(recipe, len(sitting.facts.classes)), recipe.image_size)
     best = max(rows, key=lambda row: row["val/top1"])
     return {
         "recipe": name,
