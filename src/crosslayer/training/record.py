@@ -43,17 +43,20 @@ def scalar_log(sitting: Sitting) -> Iterator[Callable[[dict[str, Any]], None]]:
     folder = sitting.run / TENSORBOARD
 
     def log(row: dict[str, Any]) -> None:
-        for name, value in row.items():
-            if name != "epoch":
-                writer.add_scalar(name, value, row["epoch"])
-        writer.flush()
+        try:
+            for name, value in row.items():
+                if name != "epoch":
+                    writer.add_scalar(name, value, row["epoch"])
+            writer.flush()
+        except OSError as error:
+            raise cannot_write(folder, error) from error
 
+    writer = SummaryWriter(folder, purge_step=sitting.progress.epoch + 1)
     try:
-        writer = SummaryWriter(folder, purge_step=sitting.progress.epoch + 1)
         yield log
-        writer.close()
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+    finally:
+        with contextlib.suppress(OSError):  # what could not be written was told when it was logged
+            writer.close()
 
 
 def summarise(sitting: Sitting, name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
