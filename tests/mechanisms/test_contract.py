@@ -8,7 +8,7 @@ from torch import Tensor
 
 from crosslayer import create_model, list_mechanisms
 from crosslayer.mechanisms import StageShape, lookup
-from crosslayer.models import CIFARResNet
+from crosslayer.models import ResNet
 
 BACKBONES = ["cifar_resnet20", "cifar_resnet20_basic"]
 
@@ -16,7 +16,7 @@ every_mechanism = pytest.mark.parametrize("mechanism", list_mechanisms())
 every_backbone = pytest.mark.parametrize("backbone", BACKBONES)
 
 
-def model_of(backbone: str, mechanism: str, seed: int = 0) -> CIFARResNet:
+def model_of(backbone: str, mechanism: str, seed: int = 0) -> ResNet:
     torch.manual_seed(seed)
     return create_model(backbone, mechanism, num_classes=7)
 
@@ -25,7 +25,7 @@ def images(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> Te
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def warmed(model: CIFARResNet) -> CIFARResNet:
+def warmed(model: ResNet) -> ResNet:
     """In evaluation mode, with running statistics that images have left behind."""
     with torch.no_grad():
         for _ in range(30):
@@ -140,7 +140,8 @@ def test_parameters_are_those_of_the_backbone_and_of_its_stages(mechanism: str):
     registration = lookup(mechanism)
     config = registration.config()
     own = [
-        registration.mechanism(StageShape(i, 2, c, (c // 4, c // 4, c)), config) for i, c in enumerate((64, 128, 256))
+        registration.mechanism(StageShape(i, 2, c, (c // 4, c // 4, c), last=i == 2, small_images=True), config)
+        for i, c in enumerate((64, 128, 256))
     ]
     read = sum(own[0].extra_in * stage.blocks[0].conv1.out_channels * len(stage.blocks) for stage in plain.stages)
     head = own[-1].extra_out * 10

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from crosslayer import create_model, load_released
-from crosslayer.models import CIFARResNet
+from crosslayer.models import ResNet
 
 # This project's names in each released layout: block prefix, attention prefix, cell prefix.
 LAYOUTS = {
@@ -22,7 +22,7 @@ LAYOUTS = {
 }
 
 
-def as_released(model: CIFARResNet, mechanism: str) -> dict[str, Tensor]:
+def as_released(model: ResNet, mechanism: str) -> dict[str, Tensor]:
     """The model's state in the authors' names."""
     block, attention, cell = LAYOUTS[mechanism]
     released = {}
@@ -65,7 +65,7 @@ def normalisation(attention: str) -> str:
     return f"{prefix}.bn_{name}.{{tail}}"
 
 
-def made(mechanism: str, backbone: str = "cifar_resnet29", classes: int = 7, **options) -> CIFARResNet:
+def made(mechanism: str, backbone: str = "cifar_resnet29", classes: int = 7, **options) -> ResNet:
     torch.manual_seed(0)
     model = create_model(backbone, mechanism, num_classes=classes, **options)
     for buffer in model.buffers():

@@ -23,7 +23,7 @@ def run(words: list[str]) -> None:
     for name in list_mechanisms():
         registration = lookup(name)
         options = [f"{field.name}={field.default}" for field in dataclasses.fields(registration.config)]
-        mechanisms.add_row(name, first_line(sys.modules[registration.mechanism.__module__]), "\n".join(options))
+        mechanisms.add_row(name, first_line(sys.modules[registration.module]), "\n".join(options))
     console.print(mechanisms)
     recipes = Table("recipe", "what it does", title="Recipes")
     for name, recipe in RECIPES.items():

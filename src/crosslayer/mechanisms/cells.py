@@ -9,9 +9,10 @@ DSU (DLA, arXiv 2406.13392, Eq. 7-9), with z the pre-activations of its input ga
     i, f, c̃ = σ(z_i), σ(z_f), tanh(z_c);   c ← f ⊙ c⁻ + i ⊙ c̃
 
 - paper form: z = W ReLU(W1 [act(c⁻), y]): one squeeze of the concatenation, about 5c²/r parameters;
-- released form: z = MLP_y(y) + MLP_h(act(c⁻)): two squeezes, summed, about 8c²/r. Table 1 counts this one.
+- released form: z = MLP_y(y) + MLP_h(act(c⁻)): two squeezes, summed, about 8c²/r. Table 1 counts this one; `dsu` is
+  another name for it.
 
-Both start from zero vectors, so the first step is fed 0 and not act(0), as the released code does.
+All cells start from zero vectors, so the first step is fed 0 and not act(0), as the released code does.
 """
 
 from abc import ABC, abstractmethod
@@ -93,6 +94,35 @@ class PaperDSU(Cell):
 
 
 @final
+class LSTM(Cell):
+    """Long short-term memory: i, f, o, c̃ from W [y, h] without a squeeze, h = o ⊙ tanh(c); 8c² parameters."""
+
+    def __init__(self, channels: int, reduction: int, activation: ActivationName = "sigmoid") -> None:
+        super().__init__()
+        self.of_input = nn.Linear(channels, 4 * channels)
+        self.of_hidden = nn.Linear(channels, 4 * channels)
+
+    def forward(self, y: Rows, state: CellState) -> CellState:
+        """One step of the standard equations."""
+        return gated_output(self.of_input(y) + self.of_hidden(state.hidden), state.memory, torch.tanh)
+
+
+@final
+class RNN(Cell):
+    """Plain recurrence, h = tanh(W [y, h⁻] + b); 2c² parameters. Its memory is h itself."""
+
+    def __init__(self, channels: int, reduction: int, activation: ActivationName = "sigmoid") -> None:
+        super().__init__()
+        self.of_input = nn.Linear(channels, channels)
+        self.of_hidden = nn.Linear(channels, channels, bias=False)
+
+    def forward(self, y: Rows, state: CellState) -> CellState:
+        """One step."""
+        hidden = torch.tanh(self.of_input(y) + self.of_hidden(state.hidden))
+        return CellState(hidden, hidden)
+
+
+@final
 class DIA(Cell):
     """The cell of DIANet (arXiv 1905.10671): the same two nets with an output gate, h = o ⊙ σ(c)."""
 
@@ -104,10 +134,14 @@ class DIA(Cell):
 
     def forward(self, y: Rows, state: CellState) -> CellState:
         """One step: i, f, c̃ as in the DSU, then h = o ⊙ act(c)."""
-        z = self.of_input(y) + self.of_hidden(state.hidden)
-        channels = y.shape[-1]
-        memory = dsu_update(z[..., : 3 * channels], state.memory)
-        return CellState(torch.sigmoid(z[..., 3 * channels :]) * self.activation(memory), memory)
+        return gated_output(self.of_input(y) + self.of_hidden(state.hidden), state.memory, self.activation)
+
+
+def gated_output(z: Tensor, memory: Tensor, activation: Callable[[Tensor], Tensor]) -> CellState:
+    """C as in the DSU, then h = σ(z_o) ⊙ act(c), with z = [z_i, z_f, z_c, z_o]."""
+    channels = memory.shape[-1]
+    memory = dsu_update(z[..., : 3 * channels], memory)
+    return CellState(torch.sigmoid(z[..., 3 * channels :]) * activation(memory), memory)
 
 
 def dsu_update(z: Tensor, memory: Tensor) -> Tensor:
@@ -122,19 +156,25 @@ def squeeze_net(channels: int, reduction: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(channels, squeezed), nn.ReLU(), nn.Linear(squeezed, out))
 
 
-CellName = Literal["released", "paper", "dia"]
+CellName = Literal["dsu", "released", "paper", "dia", "lstm", "rnn"]
 CELLS: dict[str, Callable[[int, int, ActivationName], Cell]] = {
+    "dsu": ReleasedDSU,
     "released": ReleasedDSU,
     "paper": PaperDSU,
     "dia": DIA,
+    "lstm": LSTM,
+    "rnn": RNN,
 }
+FIXED_ACTIVATION = ("lstm", "rnn")
 
 
-def check_cell_options(cell: str, reduction: int, activation: str) -> None:
+def check_cell_options(cell: str, reduction: int | None, activation: str) -> None:
     """Raises ValueError, with the closest names, for options that no cell can be built from."""
     if cell not in CELLS:
         raise ValueError(unknown_name("cell", cell, CELLS))
     if activation not in ACTIVATIONS:
         raise ValueError(unknown_name("activation", activation, ACTIVATIONS))
-    if reduction < 1:
+    if activation != "sigmoid" and cell in FIXED_ACTIVATION:
+        raise ValueError(f"cell {cell!r} has an activation of its own (tanh); leave out activation={activation}")
+    if reduction is not None and reduction < 1:
         raise ValueError(f"reduction is {reduction}; it divides the channels and must be at least 1")

@@ -16,8 +16,8 @@ def channel_kernel_size(channels: int) -> int:
 class ChannelConvolution(nn.Conv1d):
     """C1D_k: a one-channel 1-D convolution along the channel axis, without bias, that keeps the length."""
 
-    def __init__(self, channels: int) -> None:
-        kernel = channel_kernel_size(channels)
+    def __init__(self, channels: int, kernel: int | None = None) -> None:
+        kernel = kernel or channel_kernel_size(channels)
         super().__init__(1, 1, kernel, padding=(kernel - 1) // 2, bias=False)
 
     def forward(self, y: Vector) -> Vector:  # pyright: ignore[reportIncompatibleMethodOverride]  # one vector in

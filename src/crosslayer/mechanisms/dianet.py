@@ -1,50 +1,22 @@
-"""DIANet, arXiv 1905.10671: layer-wise information integration (LII) with the DIA cell.
+"""DIANet, arXiv 1905.10671: layer-wise information integration (lii.py) with the DIA cell.
 
-    h_t, c_t = cell(GAP(u_t), h_{t-1}, c_{t-1});   u_t ← u_t ⊙ h_t
+    h_t, c_t = DIA(GAP(u_t), h_{t-1}, c_{t-1});   u_t ← u_t ⊙ h_t
 
-on the residual branch u of every block, before it is added; one cell per stage, shared by its blocks. The same
-integration with another cell is the LII of the DLA paper (Table 6): option `cell`. With a DSU, h = σ(c).
+Deviations: none.
 """
 
 import dataclasses
-from typing import final
 
-from crosslayer.mechanisms.cells import CELLS, CellName, CellState, check_cell_options
-from crosslayer.mechanisms.interface import Mechanism, StageShape, register
-from crosslayer.ops import global_average_pool
-from crosslayer.ops.shapes import Map, Taps
+from crosslayer.mechanisms import lii
+from crosslayer.mechanisms.cells import CellName
+from crosslayer.mechanisms.interface import register
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Options of DIANet.
-
-    Args:
-        cell: the recurrent cell along depth.
-        reduction: r, channels per squeezed channel in the cell: 4 on CIFAR, 20 on ImageNet.
-    """
+class Config(lii.Config):
+    """Options of DIANet: those of LII, with its own cell by default."""
 
     cell: CellName = "dia"
-    reduction: int = 4
-
-    def __post_init__(self) -> None:
-        check_cell_options(self.cell, self.reduction, "sigmoid")
 
 
-@final
-class DIANet(Mechanism[CellState | None]):
-    """One cell per stage; the state is the cell's, absent before the first block."""
-
-    def __init__(self, shape: StageShape, config: Config) -> None:
-        super().__init__(shape, config)
-        self.cell = CELLS[config.cell](shape.channels, config.reduction, "sigmoid")
-
-    def gate(self, t: int, taps: Taps, state: CellState | None) -> tuple[Map, CellState]:
-        """Steps the cell on the pooled branch and scales the branch by what it outputs."""
-        branch = taps[-1]
-        pooled = global_average_pool(branch)
-        stepped: CellState = self.cell(pooled, state or self.cell.start(pooled))
-        return branch * stepped.hidden.to(branch.dtype)[..., None, None], stepped
-
-
-register("dianet", DIANet, Config)
+register("dianet", lii.LayerwiseIntegration, Config)

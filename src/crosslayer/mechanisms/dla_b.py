@@ -11,6 +11,9 @@ How it is computed: a gate is one number per image, layer and channel and commut
 rewritten. Kept are the raw V_m, their refreshed pools, and the running product G_m of their gates; all refreshes of
 a block are one call of the cell, and Σ_m a_m V_m becomes Σ_m (a_m · G_m) ⊙ V_m.
 
+On tokens (new here: the papers have DLA in ResNets only): the same equations on LN_x(x), in the dress of MRLA-B's own
+token form (forms.py). Stored layers are forgotten at every fourth block; the context goes on through the stage.
+
 `context="first_sample"` is a fault of the released code, kept so that its numbers can be reproduced: every image
 of a batch is refreshed with the context of the FIRST image, so that what is predicted for an image depends on what
 else is in its batch, in training and in evaluation. Never use it for anything but such a comparison.
@@ -23,12 +26,13 @@ import torch
 from torch import Tensor
 
 from crosslayer.mechanisms.cells import CELLS, ActivationName, CellName, CellState, check_cell_options
+from crosslayer.mechanisms.forms import FORMS, normalised_prefix
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register, unknown_name
 from crosslayer.mechanisms.module_list import TypedModuleList
-from crosslayer.mechanisms.mrla_b import append_layer, base_branch, stack_attention
+from crosslayer.mechanisms.mrla_b import append_layer, stack_attention
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head, check_attention_options
 from crosslayer.ops import global_average_pool, history_sum, history_weights
-from crosslayer.ops.shapes import HeadWeights, History, InputMap, Map
+from crosslayer.ops.shapes import HeadWeights, History, InputMap, Map, Prefix
 
 ContextName = Literal["per_sample", "first_sample"]
 
@@ -39,18 +43,20 @@ class Config:
 
     Args:
         cell: the recurrent cell along depth; `released` and `paper` are the two forms of the DSU.
-        reduction: r, channels per squeezed channel in the cell: 4 on CIFAR, 16 or 20 on ImageNet.
-        activation: what the context goes through before it is fed back (Table 5).
+        reduction: r, channels per squeezed channel in the cell (absent: 4 in networks for small images, otherwise 16);
+            `lstm` and `rnn` have no squeeze.
+        activation: what the context goes through before it is fed back, in `dsu`, `paper` and `dia` (Table 5).
         context: `per_sample`, or the released code's fault `first_sample` (see the module's text).
-        head_channels: d, channels per head; where it does not divide the channels, the largest divisor below.
+        head_channels: d, channels per head (absent: 32 for maps, 16 for tokens); where it does not divide the
+            channels, the largest divisor below.
         drop_path: probability of dropping the attention branch for an image, in training.
     """
 
     cell: CellName = "released"
-    reduction: int = 4
+    reduction: int | None = None
     activation: ActivationName = "sigmoid"
     context: ContextName = "per_sample"
-    head_channels: int = 32
+    head_channels: int | None = None
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
@@ -83,11 +89,15 @@ class DLABase(Mechanism[State]):
 
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
-        self.head_channels = channels_per_head(shape.channels, config.head_channels)
+        form, channels, blocks = FORMS[shape.layout], shape.channels, range(shape.depth)
+        self.head_channels = channels_per_head(channels, config.head_channels or form.head_channels)
+        self.window = form.window or shape.depth
         self.seen_context = CONTEXTS[config.context]
-        self.cell = CELLS[config.cell](shape.channels, config.reduction, config.activation)
-        self.projections = TypedModuleList(QueryKeyValue(shape.channels) for _ in range(shape.depth))
-        self.branches = TypedModuleList(base_branch(shape.channels, config.drop_path) for _ in range(shape.depth))
+        reduction = config.reduction or published_reduction(shape)
+        self.cell = CELLS[config.cell](channels, reduction, config.activation)
+        self.norms = TypedModuleList(form.norm(channels) for _ in blocks)
+        self.projections = TypedModuleList(QueryKeyValue(channels) for _ in blocks)
+        self.branches = TypedModuleList(form.base_branch(channels, config.drop_path) for _ in blocks)
 
     def start(self, x: InputMap, carry: Tensor | None) -> State:
         """Nothing stored, no context."""
@@ -95,12 +105,14 @@ class DLABase(Mechanism[State]):
 
     def merge(self, t: int, out: Map, shortcut: Map, state: State) -> tuple[Map, State]:
         """Steps the context, refreshes what is stored, attends from block t to all blocks up to it."""
-        pooled = global_average_pool(out)
+        projection, x = self.projections[t], self.norms[t](out)
+        if t % self.window == 0:
+            state = State(state.context, [], None, state.weights)
+        pooled = global_average_pool(x)
         context: CellState = self.cell(pooled, state.context or self.cell.start(pooled))
         stored = state.stored and self.refresh(state.stored, context)
-        projection = self.projections[t]
         query, key = projection.query_key(pooled)
-        value = projection.value(out)
+        value = projection.value(x)
         stored = store(stored, key, global_average_pool(value))
         values = [*state.values, value]
         weights = history_weights(query, stored.keys, self.head_channels)
@@ -115,9 +127,18 @@ class DLABase(Mechanism[State]):
         key_gates, value_gates = torch.sigmoid(self.cell(rows, seen).memory).chunk(2, dim=1)
         return Stored(stored.keys * key_gates, stored.pools * value_gates, stored.gates * value_gates)
 
+    def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:
+        """Adds a class token's normalised copy to it."""
+        return prefix + self.branches[t](normalised_prefix(self.norms[t], prefix))
+
     def attention(self, state: State) -> Tensor:
         """The softmax weights, zero above the diagonal."""
         return stack_attention(state.weights)
+
+
+def published_reduction(shape: StageShape) -> int:
+    """The released code's r: 4 on CIFAR, 16 on ImageNet."""
+    return 4 if shape.small_images else 16
 
 
 def store(stored: Stored | None, key: Tensor, pool: Tensor) -> Stored:

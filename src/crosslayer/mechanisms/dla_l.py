@@ -13,6 +13,9 @@ gate(v) = σ(memory of cell(v, c_t)):
 σ where the paper's softmax over one layer would be 1, and the extra depth-wise kernel DW3_stage, shared by the blocks
 of a stage (`stage_convolution=False` is the paper's own form).
 
+On tokens (new here: the papers have DLA in ResNets only): the same equations with LN_x(x) for x, LN_o of the block's
+input for s, and GELU on the value, in the dress of MRLA-L's own token form (forms.py).
+
 `context="first_sample"` is a fault of the released code: see dla_b.py before you use it.
 """
 
@@ -24,12 +27,13 @@ from torch import Tensor, nn
 
 from crosslayer.mechanisms import dla_b
 from crosslayer.mechanisms.cells import CELLS, CellState
+from crosslayer.mechanisms.forms import FORMS, normalised_prefix
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register
 from crosslayer.mechanisms.module_list import TypedModuleList
-from crosslayer.mechanisms.mrla_l import light_branch, recursion_shares
+from crosslayer.mechanisms.mrla_l import recursion_shares
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head
 from crosslayer.ops import global_average_pool, head_gate, light_merge
-from crosslayer.ops.shapes import ChannelScale, HeadGate, InputMap, Map
+from crosslayer.ops.shapes import ChannelScale, HeadGate, InputMap, Map, Prefix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +61,18 @@ class DLALight(Mechanism[State]):
 
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
-        channels = shape.channels
-        self.head_channels = channels_per_head(channels, config.head_channels)
+        form, channels, blocks = FORMS[shape.layout], shape.channels, range(shape.depth)
+        self.head_channels = channels_per_head(channels, config.head_channels or form.head_channels)
+        self.activation = form.light_activation
         self.seen_context = dla_b.CONTEXTS[config.context]
-        self.cell = CELLS[config.cell](channels, config.reduction, config.activation)
+        reduction = config.reduction or dla_b.published_reduction(shape)
+        self.cell = CELLS[config.cell](channels, reduction, config.activation)
         self.stage_kernel = depthwise_kernel(channels) if config.stage_convolution else None
-        self.projections = TypedModuleList(QueryKeyValue(channels) for _ in range(shape.depth))
-        self.lambdas = nn.ParameterList(torch.randn(channels) for _ in range(shape.depth))
-        self.branches = TypedModuleList(light_branch(channels, config.drop_path) for _ in range(shape.depth))
+        self.norms = TypedModuleList(form.norm(channels) for _ in blocks)
+        self.shortcut_norms = TypedModuleList(form.norm(channels) for _ in blocks)
+        self.projections = TypedModuleList(QueryKeyValue(channels) for _ in blocks)
+        self.lambdas = nn.ParameterList(torch.randn(channels) for _ in blocks)
+        self.branches = TypedModuleList(form.light_branch(channels, config.drop_path) for _ in blocks)
 
     def start(self, x: InputMap, carry: Tensor | None) -> State:
         """No context."""
@@ -72,17 +80,21 @@ class DLALight(Mechanism[State]):
 
     def merge(self, t: int, out: Map, shortcut: Map, state: State) -> tuple[Map, State]:
         """Steps the context, refreshes the shortcut, adds block t's value and what the shortcut carries on."""
-        pooled = global_average_pool(out)
+        projection, x, carry = self.projections[t], self.norms[t](out), self.shortcut_norms[t](shortcut)
+        pooled = global_average_pool(x)
         context: CellState = self.cell(pooled, state.context or self.cell.start(pooled))
-        refreshed = self.cell(global_average_pool(shortcut), self.seen_context(context))
-        projection = self.projections[t]
+        refreshed = self.cell(global_average_pool(carry), self.seen_context(context))
         query, key = projection.query_key(pooled)
         gate = head_gate(query, key, self.head_channels)
         carried = self.lambdas[t] * torch.sigmoid(refreshed.memory)
         kernel = self.carried_kernel(t)
-        merged = light_merge(out, shortcut, projection.value.weight, gate, carried, kernel)
+        merged = light_merge(x, carry, projection.value.weight, gate, carried, kernel, self.activation)
         state = State(context, [*state.gates, gate], [*state.carried, carried])
         return out + self.branches[t](merged), state
+
+    def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:
+        """Adds a class token's normalised copy to it."""
+        return prefix + self.branches[t](normalised_prefix(self.norms[t], prefix))
 
     def carried_kernel(self, t: int) -> Tensor | None:
         """λ_t folded into the stage's kernel: λ ⊙ DW3(s; K) = DW3(s; λ ⊙ K)."""

@@ -2,27 +2,55 @@
 
     u ← u ⊙ σ(C1D_k(GAP(u)))               on the residual branch u, before it is added
 
-The kernel size k follows from the channels (Eq. 12), as in the tables' CIFAR code.
+The kernel size k follows from the channels (Eq. 12), as in the tables' CIFAR code; the published ImageNet weights have
+others, k = 3, 5, 5, 7 in the four stages of a ResNet-50 (`kernel_sizes`).
 """
 
+import dataclasses
 from typing import final
 
 import torch
 
 from crosslayer.mechanisms.channel_convolution import ChannelConvolution
-from crosslayer.mechanisms.interface import Mechanism, NoOptions, StageShape, register
+from crosslayer.mechanisms.interface import Mechanism, StageShape, register
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.ops import global_average_pool
 from crosslayer.ops.shapes import Map, Taps
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of ECA.
+
+    Args:
+        kernel_sizes: k of every stage, odd; empty, it follows from the channels.
+    """
+
+    kernel_sizes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(k < 1 or k % 2 == 0 for k in self.kernel_sizes):
+            raise ValueError(f"kernel_sizes are {self.kernel_sizes}; every one must be odd")
+
+    def of_stage(self, index: int) -> int | None:
+        """K of a stage, where it is given.
+
+        Raises:
+            ValueError: sizes are given, but none for this stage.
+        """
+        if self.kernel_sizes and index >= len(self.kernel_sizes):
+            raise ValueError(f"kernel_sizes are {self.kernel_sizes}, but there is a stage {index + 1}")
+        return self.kernel_sizes[index] if self.kernel_sizes else None
 
 
 @final
 class EfficientChannelAttention(Mechanism[None]):
     """One channel convolution per block; no state."""
 
-    def __init__(self, shape: StageShape, config: NoOptions) -> None:
+    def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
-        self.gates = TypedModuleList(ChannelConvolution(shape.channels) for _ in range(shape.depth))
+        kernel = config.of_stage(shape.index)
+        self.gates = TypedModuleList(ChannelConvolution(shape.channels, kernel) for _ in range(shape.depth))
 
     def gate(self, t: int, taps: Taps, state: None) -> tuple[Map, None]:
         """Eq. 9: every channel scaled by its gate."""
@@ -30,4 +58,4 @@ class EfficientChannelAttention(Mechanism[None]):
         return taps[-1] * gate.to(taps[-1].dtype)[..., None, None], state
 
 
-register("eca", EfficientChannelAttention)
+register("eca", EfficientChannelAttention, Config)

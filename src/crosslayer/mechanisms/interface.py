@@ -2,13 +2,14 @@
 
 import dataclasses
 import difflib
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from crosslayer.ops.shapes import InputMap, Map, ReadMap, Taps
+from crosslayer.ops.shapes import InputMap, Map, Prefix, ReadMap, Taps
 
 StateT = TypeVar("StateT")
+LayoutName = Literal["maps", "tokens"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +21,19 @@ class StageShape:
         depth: number of blocks, T.
         channels: channels of every block's output (and of its residual branch).
         tap_channels: channels of each activation that `gate` is offered; the last is the residual branch.
+        last: whether the network ends with this stage.
+        small_images: whether the network is one for small images (CIFAR); published settings differ.
+        layout: whether the network works on maps (ResNets) or on tokens, normalised over channels (transformers). Hooks
+            are given maps in both; what tokens have besides the map (a class token) goes through `merge_prefix`.
     """
 
     index: int
     depth: int
     channels: int
     tap_channels: tuple[int, ...]
+    last: bool = False
+    small_images: bool = False
+    layout: LayoutName = "maps"
 
 
 class Mechanism(nn.Module, Generic[StateT]):
@@ -44,6 +52,10 @@ class Mechanism(nn.Module, Generic[StateT]):
     def __init__(self, shape: StageShape, config: Any) -> None:
         super().__init__()
 
+    def convolution(self, t: int, in_channels: int, out_channels: int, stride: int) -> nn.Module:
+        """Block t's 3×3 convolution (the second one of a basic block), which the block will own."""
+        return nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+
     def start(self, x: InputMap, carry: Tensor | None) -> StateT:
         """The stage begins, with its input and what the stage before handed on."""
         return None  # type: ignore[return-value]  # a mechanism without state
@@ -60,6 +72,10 @@ class Mechanism(nn.Module, Generic[StateT]):
         """Block t's output, after its last activation."""
         return out, state
 
+    def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:
+        """What block t gives the tokens that are no part of a map, after its last activation."""
+        return prefix
+
     def finish(self, state: StateT) -> Tensor | None:
         """The stage ends: what the next one (or, with `extra_out`, the classifier) receives."""
         return None
@@ -70,10 +86,11 @@ class Mechanism(nn.Module, Generic[StateT]):
 
 
 class Registration(NamedTuple):
-    """A mechanism's class and the dataclass of its options."""
+    """A mechanism's class, the dataclass of its options, and the file that announces it."""
 
     mechanism: type[Mechanism]
     config: type
+    module: str
 
 
 _REGISTRY: dict[str, Registration] = {}
@@ -91,8 +108,9 @@ def register(name: str, mechanism: type[Mechanism], config: type = NoOptions) ->
         ValueError: the name is taken.
     """
     if name in _REGISTRY:
-        raise ValueError(f"mechanism {name!r} is already registered by {_REGISTRY[name].mechanism.__module__}")
-    _REGISTRY[name] = Registration(mechanism, config)
+        raise ValueError(f"mechanism {name!r} is already registered by {_REGISTRY[name].module}")
+    module = mechanism.__module__ if config is NoOptions else config.__module__
+    _REGISTRY[name] = Registration(mechanism, config, module)
 
 
 def registered() -> list[str]:

@@ -6,21 +6,23 @@ At block t of a stage, with x its output after the last activation and y = GAP(x
     a = softmax over m ≤ t of q·k_m / √d,  per head of d channels
     out = x + DropPath(ReLU(BN(Σ_m a_m V_m)))
 
-Deviations: none from the released code on CIFAR, where d = 32 (the ImageNet code of MRLA's authors has d = 16).
+On tokens, LN before and nothing after the attention, and nothing kept beyond four blocks: see forms.py.
+
+Deviations: none from the released code, where d = 32 on CIFAR (on ImageNet 16: `head_channels=16`).
 """
 
 import dataclasses
 from typing import NamedTuple, final
 
 import torch
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
+from crosslayer.mechanisms.forms import FORMS, normalised_prefix
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head, check_attention_options
 from crosslayer.ops import global_average_pool, history_sum, history_weights
-from crosslayer.ops.shapes import GrowingWeights, HeadWeights, History, InputMap, LongerHistory, Map, Vector
+from crosslayer.ops.shapes import GrowingWeights, HeadWeights, History, InputMap, LongerHistory, Map, Prefix, Vector
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +30,12 @@ class Config:
     """Options of MRLA-B.
 
     Args:
-        head_channels: d, channels per head; where it does not divide the channels, the largest divisor below.
+        head_channels: d, channels per head (absent: 32 for maps, 16 for tokens); where it does not divide the
+            channels, the largest divisor below.
         drop_path: probability of dropping the attention branch for an image, in training.
     """
 
-    head_channels: int = 32
+    head_channels: int | None = None
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
@@ -53,9 +56,12 @@ class MRLABase(Mechanism[State]):
 
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
-        self.head_channels = channels_per_head(shape.channels, config.head_channels)
-        self.projections = TypedModuleList(QueryKeyValue(shape.channels) for _ in range(shape.depth))
-        self.branches = TypedModuleList(base_branch(shape.channels, config.drop_path) for _ in range(shape.depth))
+        form, channels, blocks = FORMS[shape.layout], shape.channels, range(shape.depth)
+        self.head_channels = channels_per_head(channels, config.head_channels or form.head_channels)
+        self.window = form.window or shape.depth
+        self.norms = TypedModuleList(form.norm(channels) for _ in blocks)
+        self.projections = TypedModuleList(QueryKeyValue(channels) for _ in blocks)
+        self.branches = TypedModuleList(form.base_branch(channels, config.drop_path) for _ in blocks)
 
     def start(self, x: InputMap, carry: Tensor | None) -> State:
         """Nothing stored."""
@@ -63,22 +69,23 @@ class MRLABase(Mechanism[State]):
 
     def merge(self, t: int, out: Map, shortcut: Map, state: State) -> tuple[Map, State]:
         """Attends from block t to itself and all blocks before it."""
-        projection = self.projections[t]
-        query, key = projection.query_key(global_average_pool(out))
-        values = [*state.values, projection.value(out)]
+        projection, x = self.projections[t], self.norms[t](out)
+        if t % self.window == 0:
+            state = State([], None, state.weights)
+        query, key = projection.query_key(global_average_pool(x))
+        values = [*state.values, projection.value(x)]
         keys = append_layer(state.keys, key)
         weights = history_weights(query, keys, self.head_channels)
         branch = self.branches[t](history_sum(values, weights))
         return out + branch, State(values, keys, [*state.weights, weights])
 
+    def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:
+        """Adds a class token's normalised copy to it."""
+        return prefix + self.branches[t](normalised_prefix(self.norms[t], prefix))
+
     def attention(self, state: State) -> Tensor:
         """The softmax weights, zero above the diagonal."""
         return stack_attention(state.weights)
-
-
-def base_branch(channels: int, drop_path: float) -> nn.Sequential:
-    """DropPath(ReLU(BN(·)))."""
-    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True), DropPath(drop_path))
 
 
 def append_layer(history: History | None, new: Vector) -> LongerHistory:
@@ -88,9 +95,13 @@ def append_layer(history: History | None, new: Vector) -> LongerHistory:
 
 
 def stack_attention(weights: list[GrowingWeights]) -> Tensor:
-    """Each block's attention as one matrix per image and head: batch × heads × l × m, zero where m > l."""
-    depth = len(weights)
-    return torch.stack([nn.functional.pad(w, (0, depth - w.shape[2])) for w in weights], dim=2)
+    """Each block's attention as one matrix per image and head: batch × heads × l × m, zero where m > l.
+
+    The last weight of every block is its own; what is missing before the first has been forgotten.
+    """
+    last = len(weights) - 1
+    rows = [nn.functional.pad(w, (block + 1 - w.shape[2], last - block)) for block, w in enumerate(weights)]
+    return torch.stack(rows, dim=2)
 
 
 register("mrla_b", MRLABase, Config)

@@ -6,6 +6,9 @@ where it has one), which plays the attention output o_{t-1} of the block before:
     z = σ(q·k / √d) ⊙ DW3(x) + λ ⊙ s,   q = C1D(y),  k = C1D'(y)
     out = x + DropPath(BN(z))
 
+On tokens, V = GELU(DW3(LN_x(x))) with q and k from LN_x(x), s is LN_o of the block's input, and there is no BN: see
+forms.py.
+
 λ is a vector per block and starts from N(0, 1). The softmax of the paper runs over one layer here and would be 1;
 the released code has σ, and so has this.
 """
@@ -13,15 +16,15 @@ the released code has σ, and so has this.
 from typing import NamedTuple, final
 
 import torch
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
+from crosslayer.mechanisms.forms import FORMS, normalised_prefix
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.mrla_b import Config
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head
 from crosslayer.ops import global_average_pool, head_gate, light_merge
-from crosslayer.ops.shapes import ChannelScale, HeadGate, InputMap, Map
+from crosslayer.ops.shapes import ChannelScale, HeadGate, InputMap, Map, Prefix
 
 
 class State(NamedTuple):
@@ -37,10 +40,14 @@ class MRLALight(Mechanism[State]):
 
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
-        self.head_channels = channels_per_head(shape.channels, config.head_channels)
-        self.projections = TypedModuleList(QueryKeyValue(shape.channels) for _ in range(shape.depth))
-        self.lambdas = nn.ParameterList(torch.randn(shape.channels) for _ in range(shape.depth))
-        self.branches = TypedModuleList(light_branch(shape.channels, config.drop_path) for _ in range(shape.depth))
+        form, channels, blocks = FORMS[shape.layout], shape.channels, range(shape.depth)
+        self.head_channels = channels_per_head(channels, config.head_channels or form.head_channels)
+        self.activation = form.light_activation
+        self.norms = TypedModuleList(form.norm(channels) for _ in blocks)
+        self.shortcut_norms = TypedModuleList(form.norm(channels) for _ in blocks)
+        self.projections = TypedModuleList(QueryKeyValue(channels) for _ in blocks)
+        self.lambdas = nn.ParameterList(torch.randn(channels) for _ in blocks)
+        self.branches = TypedModuleList(form.light_branch(channels, config.drop_path) for _ in blocks)
 
     def start(self, x: InputMap, carry: Tensor | None) -> State:
         """Nothing carried."""
@@ -48,21 +55,20 @@ class MRLALight(Mechanism[State]):
 
     def merge(self, t: int, out: Map, shortcut: Map, state: State) -> tuple[Map, State]:
         """Adds block t's value and what its shortcut carries on."""
-        projection = self.projections[t]
-        query, key = projection.query_key(global_average_pool(out))
+        projection, x, carry = self.projections[t], self.norms[t](out), self.shortcut_norms[t](shortcut)
+        query, key = projection.query_key(global_average_pool(x))
         gate = head_gate(query, key, self.head_channels)
         carried = self.lambdas[t].unsqueeze(0)
-        merged = light_merge(out, shortcut, projection.value.weight, gate, carried)
+        merged = light_merge(x, carry, projection.value.weight, gate, carried, activation=self.activation)
         return out + self.branches[t](merged), State([*state.gates, gate], [*state.carried, carried])
+
+    def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:
+        """Adds a class token's normalised copy to it."""
+        return prefix + self.branches[t](normalised_prefix(self.norms[t], prefix))
 
     def attention(self, state: State) -> Tensor:
         """The share of every earlier block that the recursion implies."""
         return recursion_shares(state.gates, state.carried)
-
-
-def light_branch(channels: int, drop_path: float) -> nn.Sequential:
-    """DropPath(BN(·))."""
-    return nn.Sequential(nn.BatchNorm2d(channels), DropPath(drop_path))
 
 
 def recursion_shares(gates: list[HeadGate], carried: list[ChannelScale]) -> Tensor:

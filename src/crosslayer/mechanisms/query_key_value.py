@@ -36,9 +36,9 @@ def channels_per_head(channels: int, wanted: int) -> int:
     return next(d for d in range(min(wanted, channels), 0, -1) if channels % d == 0)
 
 
-def check_attention_options(head_channels: int, drop_path: float) -> None:
+def check_attention_options(head_channels: int | None, drop_path: float) -> None:
     """Raises ValueError for a head without channels or a probability that is none."""
-    if head_channels < 1:
+    if head_channels is not None and head_channels < 1:
         raise ValueError(f"head_channels is {head_channels}; a head has at least one channel")
     if not 0 <= drop_path < 1:
         raise ValueError(f"drop_path is {drop_path}; it is a probability in [0, 1)")

@@ -2,6 +2,6 @@
 
 from crosslayer.models.factory import create_model, list_backbones, list_mechanisms
 from crosslayer.models.released import load_released
-from crosslayer.models.resnet import CIFARResNet
+from crosslayer.models.resnet import ResNet
 
-__all__ = ["CIFARResNet", "create_model", "list_backbones", "list_mechanisms", "load_released"]
+__all__ = ["ResNet", "create_model", "list_backbones", "list_mechanisms", "load_released"]

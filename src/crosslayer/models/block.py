@@ -14,12 +14,12 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, index: int, in_channels: int, width: int, stride: int, extra_in: int = 0) -> None:
+    def __init__(self, index: int, in_channels: int, width: int, stride: int, mechanism: Mechanism[Any]) -> None:
         super().__init__()
         self.index = index
-        self.conv1 = convolution(in_channels + extra_in, width, 3, stride)
+        self.conv1 = convolution(in_channels + mechanism.extra_in, width, 3, stride)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = convolution(width, width, 3)
+        self.conv2 = mechanism.convolution(index, width, width, 1)
         self.bn2 = nn.BatchNorm2d(width)
         self.shortcut = projection(in_channels, width, stride)
         self.relu = nn.ReLU(inplace=True)
@@ -28,6 +28,11 @@ class BasicBlock(nn.Module):
     def tap_channels(width: int) -> tuple[int, ...]:
         """Channels of the taps a block of this width offers."""
         return (width, width)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The normalisation that the residual branch ends with."""
+        return self.bn2
 
     def forward(self, x: InputMap, mechanism: Mechanism[Any], state: Any) -> tuple[Map, Any]:
         """The block with the mechanism's hooks: its output and the mechanism's next state."""
@@ -44,12 +49,12 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, index: int, in_channels: int, width: int, stride: int, extra_in: int = 0) -> None:
+    def __init__(self, index: int, in_channels: int, width: int, stride: int, mechanism: Mechanism[Any]) -> None:
         super().__init__()
         self.index = index
-        self.conv1 = convolution(in_channels + extra_in, width, 1)
+        self.conv1 = convolution(in_channels + mechanism.extra_in, width, 1)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = convolution(width, width, 3, stride)
+        self.conv2 = mechanism.convolution(index, width, width, stride)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = convolution(width, width * self.expansion, 1)
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
@@ -60,6 +65,11 @@ class Bottleneck(nn.Module):
     def tap_channels(width: int) -> tuple[int, ...]:
         """Channels of the taps a block of this width offers."""
         return (width, width, width * Bottleneck.expansion)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The normalisation that the residual branch ends with."""
+        return self.bn3
 
     def forward(self, x: InputMap, mechanism: Mechanism[Any], state: Any) -> tuple[Map, Any]:
         """The block with the mechanism's hooks: its output and the mechanism's next state."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from crosslayer.models.resnet import CIFARResNet
+from crosslayer.models.resnet import ResNet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ def row(part: Part) -> dict[str, Any]:
     }
 
 
-def profile_model(model: CIFARResNet, image_size: int = 32) -> Profile:
+def profile_model(model: ResNet, image_size: int = 32) -> Profile:
     """Counts parameters and, with PyTorch's own counter, multiply-accumulates in convolutions and matrix products.
 
     The counter counts two operations for each multiply-accumulate; pooling, gates, normalisation and other

@@ -24,17 +24,21 @@ class Stage(nn.Module):
         width: int,
         stride: int,
         mechanism: MechanismFactory,
+        *,
+        last: bool,
+        small_images: bool,
     ) -> None:
         super().__init__()
         self.channels = width * block.expansion
-        self.mechanism = mechanism(StageShape(index, depth, self.channels, block.tap_channels(width)))
+        shape = StageShape(index, depth, self.channels, block.tap_channels(width), last, small_images)
+        self.mechanism = mechanism(shape)
         self.blocks = TypedModuleList(
             block(
                 t,
                 in_channels if t == 0 else self.channels,
                 width,
                 stride if t == 0 else 1,
-                self.mechanism.extra_in,
+                self.mechanism,
             )
             for t in range(depth)
         )

@@ -1,9 +1,14 @@
 """The merge of the L forms (MRLA-L, DLA-L): this block's value plus what the shortcut carries on."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from crosslayer.ops.shapes import ChannelScale, HeadGate, Kernel, Map, Vector
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"identity": lambda x: x, "gelu": F.gelu}
 
 
 def head_gate(query: Vector, key: Vector, head_channels: int) -> HeadGate:
@@ -19,8 +24,9 @@ def light_merge(
     value_gate: HeadGate,
     shortcut_scale: ChannelScale,
     shortcut_kernel: Kernel | None = None,
+    activation: str = "identity",
 ) -> Map:
-    """G ⊙ DW(x; K) + a ⊙ s + DW(s; K_s).
+    """G ⊙ φ(DW(x; K)) + a ⊙ s + DW(s; K_s).
 
     Args:
         x: the block's output.
@@ -29,9 +35,10 @@ def light_merge(
         value_gate: g, one per image and head; a head's gate serves all its channels.
         shortcut_scale: a, one per channel, for each image or for all.
         shortcut_kernel: depth-wise kernel K_s on the shortcut; absent, the term is absent.
+        activation: φ, `identity` or `gelu`.
     """
     gate = value_gate.repeat_interleave(x.shape[1] // value_gate.shape[1], dim=1)
-    merged = gate.to(x.dtype)[..., None, None] * depthwise(x, value_kernel)
+    merged = gate.to(x.dtype)[..., None, None] * ACTIVATIONS[activation](depthwise(x, value_kernel))
     merged = torch.addcmul(merged, shortcut_scale.to(x.dtype)[..., None, None], shortcut.to(x.dtype))
     if shortcut_kernel is not None:
         merged = merged + depthwise(shortcut, shortcut_kernel)

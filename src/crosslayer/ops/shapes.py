@@ -6,10 +6,14 @@
 from jaxtyping import Float
 from torch import Tensor
 
-Images = Float[Tensor, "batch 3 image_height image_width"]
-"""Normalised colour images."""
+Images = Float[Tensor, "batch colours image_height image_width"]
+"""Normalised images, in colour as a rule."""
 Map = Float[Tensor, "batch channels height width"]
 """Feature map."""
+Prefix = Float[Tensor, "batch prefix channels"]
+"""Tokens that are no part of a map: a class token, registers."""
+Tokens = Float[Tensor, "batch tokens channels"]
+"""Prefix tokens, then a map's positions row by row."""
 Vector = Float[Tensor, "batch channels"]
 """One number per image and channel: a pooled map, a query, a gate, a context."""
 ChannelScale = Float[Tensor, "#batch channels"]

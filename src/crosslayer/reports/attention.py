@@ -10,7 +10,7 @@ from matplotlib.colors import Normalize
 from torch import Tensor
 
 from crosslayer.errors import UsageError
-from crosslayer.models import CIFARResNet
+from crosslayer.models import ResNet
 from crosslayer.reports.figure import new_figure, write_figure
 
 FEW = 8
@@ -18,7 +18,7 @@ FEW = 8
 
 
 @torch.no_grad()
-def attention_matrices(model: CIFARResNet, batches: Iterable[Tensor]) -> list[Tensor]:
+def attention_matrices(model: ResNet, batches: Iterable[Tensor]) -> list[Tensor]:
     """For each stage the attention of block l (row) on block m (column), averaged over images and heads.
 
     Softmax weights for the B forms. For the L forms the share of each earlier block that the recursion implies:

@@ -152,11 +152,19 @@ def parse_value(name: str, text: str, kind: Any) -> Any:
         close = difflib.get_close_matches(text, choices, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise UsageError(f"--options {name}={text}: it is one of {', '.join(choices)}{hint}")
+    kind = next((arm for arm in typing.get_args(kind) if arm is not type(None)), kind) if is_optional(kind) else kind
     try:
+        if typing.get_origin(kind) is tuple:
+            return tuple(int(part) for part in text.split(","))
         return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
     except (ValueError, KeyError):
-        what = "true or false" if kind is bool else f"of type {kind.__name__}"
+        what = "true or false" if kind is bool else "whole numbers" if kind is not float else "a number"
         raise UsageError(f"--options {name}={text}: the value must be {what}") from None
+
+
+def is_optional(kind: Any) -> bool:
+    """Whether a type is `X | None`."""
+    return type(None) in typing.get_args(kind)
 
 
 def digits() -> Recipe:

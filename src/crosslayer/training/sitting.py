@@ -14,7 +14,7 @@ from crosslayer.data.sources import open_source
 from crosslayer.data.split import Source
 from crosslayer.data.stream import MODEL, Shares, TrainingStream, seeded
 from crosslayer.errors import UsageError
-from crosslayer.models import CIFARResNet, create_model
+from crosslayer.models import ResNet, create_model
 from crosslayer.training import checkpoint
 from crosslayer.training.checkpoint import Progress
 from crosslayer.training.device import start_accelerator
@@ -109,13 +109,13 @@ def build_learner(
     return accelerator.prepare(model, optimizer)
 
 
-def placed(model: CIFARResNet, recipe: Recipe, device: torch.device) -> CIFARResNet:
+def placed(model: ResNet, recipe: Recipe, device: torch.device) -> ResNet:
     """The network on a device, in the recipe's memory format."""
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     return model.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]  # torch's stub lacks it
 
 
-def build_model(recipe: Recipe, num_classes: int) -> CIFARResNet:
+def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
     """The recipe's network, or a UsageError that says what is wrong with its name or options."""
     options = recipe.mechanism_options()
     try:

@@ -7,7 +7,7 @@ import torch
 
 from crosslayer.data.augment import normalise
 from crosslayer.data.decode import Pixels
-from crosslayer.models import CIFARResNet
+from crosslayer.models import ResNet
 from crosslayer.training import checkpoint
 from crosslayer.training.device import choose_device
 from crosslayer.training.recipe import Recipe
@@ -24,7 +24,7 @@ class Trained(NamedTuple):
     name: str
     recipe: Recipe
     facts: DataFacts
-    model: CIFARResNet
+    model: ResNet
     device: torch.device
     step: int
 

@@ -1,0 +1,75 @@
+"""What layer attention normalises and activates, on the maps of a ResNet and on the tokens of a transformer.
+
+    maps      V = DW3(x);   out = x + DropPath(BN(z)), with ReLU before DropPath in the B forms
+    tokens    V = φ(DW3(LN_x(x)));   out = x + DropPath(z); the light form's shortcut is LN_o(s) and its φ is GELU;
+              tokens without a place in the map (a class token) receive x + DropPath(LN_x(x));
+              the B forms forget stored layers at every fourth block
+
+as the MRLA paper's code has them (arXiv 2302.03985). d, channels per head, is 32 for maps and 16 for tokens unless
+given.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from timm.layers.drop import DropPath
+from timm.layers.norm import LayerNorm2d
+from torch import nn
+
+from crosslayer.mechanisms.interface import LayoutName
+from crosslayer.ops.shapes import Prefix
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How layer attention is dressed for one layout."""
+
+    head_channels: int
+    window: int | None
+    """Blocks after which the B forms begin anew, if they do."""
+    light_activation: str
+    """φ of the light form's value: `identity` or `gelu`."""
+    norm: Callable[[int], nn.Module]
+    """Before the attention."""
+    light_branch: Callable[[int, float], nn.Sequential]
+    """After it, in the light forms."""
+    base_branch: Callable[[int, float], nn.Sequential]
+    """After it, in the base forms."""
+
+
+def map_light_branch(channels: int, drop_path: float) -> nn.Sequential:
+    """DropPath(BN(·))."""
+    return nn.Sequential(nn.BatchNorm2d(channels), DropPath(drop_path))
+
+
+def map_base_branch(channels: int, drop_path: float) -> nn.Sequential:
+    """DropPath(ReLU(BN(·)))."""
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True), DropPath(drop_path))
+
+
+def token_branch(_channels: int, drop_path: float) -> nn.Sequential:
+    """DropPath(·)."""
+    return nn.Sequential(DropPath(drop_path))
+
+
+def no_norm(_channels: int) -> nn.Module:
+    """Maps go in as they are."""
+    return nn.Identity()
+
+
+def layer_norm(channels: int) -> nn.Module:
+    """LN over the channels of every position."""
+    return LayerNorm2d(channels, eps=1e-6)
+
+
+FORMS: dict[LayoutName, Form] = {
+    "maps": Form(32, None, "identity", no_norm, map_light_branch, map_base_branch),
+    "tokens": Form(16, 4, "gelu", layer_norm, token_branch, token_branch),
+}
+
+
+def normalised_prefix(norm: nn.Module, prefix: Prefix) -> Prefix:
+    """LN_x of tokens that are no part of the map, by the norm of those that are."""
+    assert isinstance(norm, LayerNorm2d), "only tokens have a prefix"
+    return F.layer_norm(prefix, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
