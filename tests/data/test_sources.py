@@ -11,7 +11,7 @@ import pytest
 import torchvision
 from PIL import Image
 
-from crosslayer.data.decode import decode, decode_all
+from crosslayer.data.decode import View, decode, decode_all
 from crosslayer.data.sources import open_source
 from crosslayer.errors import FailedError, UsageError
 
@@ -39,7 +39,7 @@ def test_digits_are_real_and_need_nothing():
     source = open_source("digits")
     assert (len(source.train), len(source.val)) == (1437, 360)
     assert source.classes == tuple("0123456789")
-    assert decode(source.train, 0, 16).shape == (16, 16, 3)
+    assert decode(source.train, 0, View(16)).shape == (16, 16, 3)
     assert min(np.bincount(source.val.labels)) >= 34
 
 
@@ -47,7 +47,7 @@ def test_class_folders(image_tree: Path):
     source = open_source(str(image_tree))
     assert source.classes == ("bright", "dark")
     assert (len(source.train), len(source.val)) == (16, 6)
-    pixels = decode_all(source.val, 8, 2, "val")
+    pixels = decode_all(source.val, View(8), 2, "val")
     assert pixels.shape == (6, 3, 8, 8)
     assert pixels[:3].float().mean() > 150 > pixels[3:].float().mean()
 
@@ -67,7 +67,7 @@ def test_parquet_shards(tmp_path: Path, folder: str, column: str):
     source = open_source(str(tmp_path))
     assert source.classes == ("cat", "dog")
     assert source.train.labels.tolist() == [0, 1, 1]
-    assert decode(source.val, 0, 8).mean() == 10
+    assert decode(source.val, 0, View(8)).mean() == 10
 
 
 def test_parquet_classes_without_names_are_numbered(tmp_path: Path):
@@ -100,7 +100,7 @@ def test_torchvision_folder(torchvision_root: Path):
     hundred = open_source(str(torchvision_root), dataset="CIFAR100")
     assert len(hundred.classes) == 100
     assert hundred.train.labels.tolist() == [5, 4, 3, 2, 1, 0]
-    assert decode(hundred.val, 1, 32).shape == (32, 32, 3)
+    assert decode(hundred.val, 1, View(32)).shape == (32, 32, 3)
     ten = open_source(str(torchvision_root), dataset="CIFAR10")
     assert (len(ten.classes), len(ten.train), len(ten.val)) == (10, 30, 6)
     with pytest.raises(UsageError, match="holds CIFAR10 and CIFAR100; name the recipe"):
@@ -146,13 +146,13 @@ def test_real_cifar100(cifar100: Path):
     source = open_source(str(cifar100))
     assert (len(source.train), len(source.val), len(source.classes)) == (50000, 10000, 100)
     assert source.classes[0] == "apple"
-    assert decode(source.val, 0, 32).shape == (32, 32, 3)
+    assert decode(source.val, 0, View(32)).shape == (32, 32, 3)
 
 
 def test_real_photos(imagenette: Path):
     source = open_source(str(imagenette))
     assert (len(source.train), len(source.val), len(source.classes)) == (4000, 1000, 10)
-    assert decode(source.val, 3, 64).shape == (64, 64, 3)
+    assert decode(source.val, 3, View(64)).shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_corrupt_image_is_named(tmp_path: Path, content: bytes):
         str(tree(tmp_path, {"train/a/good.png": png(0), "train/a/bad.png": content, "val/a/x.png": png(0)}))
     )
     with pytest.raises(FailedError, match=r"train/a/bad.png cannot be decoded as an image"):
-        decode_all(source.train, 8, 2, "train")
+        decode_all(source.train, View(8), 2, "train")
 
 
 def test_images_of_every_kind_become_upright_rgb(tmp_path: Path):
@@ -216,7 +216,7 @@ def test_images_of_every_kind_become_upright_rgb(tmp_path: Path):
     exif[0x0112] = 3  # …and the camera was held upside down
     picture.save(tmp_path / "train" / "a" / "turned.png", exif=exif)
     source = open_source(str(tmp_path))
-    pixels = decode_all(source.train, 8, 1, "train")
+    pixels = decode_all(source.train, View(8), 1, "train")
     assert pixels.shape == (len(kinds) + 1, 3, 8, 8)
     assert pixels[-1, :, 0].max() == 0
     assert pixels[-1, :, 7].min() == 255

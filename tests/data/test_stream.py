@@ -10,18 +10,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crosslayer.data.augment import Draws, crop_and_flip, draw, normalise
-from crosslayer.data.decode import cache_file, decode_all
+from crosslayer.data.decode import View, cache_file, decode_all
 from crosslayer.data.images import Batch, ResidentImages, StreamedImages
 from crosslayer.data.sources import open_source
 from crosslayer.data.stream import Shares, TrainingStream
+from crosslayer.data.training_images import PadCrops
 from crosslayer.errors import FailedError, UsageError
 
 CPU = torch.device("cpu")
 WHOLE = Shares(0, 1, 1)
 
 
-def stream(images, shares: Shares = WHOLE, seed: int = 0, **options) -> TrainingStream:
-    return TrainingStream(images, batch_size=4, shares=shares, seed=seed, **{"pad": 2, "flip": True} | options)
+def stream(images, shares: Shares = WHOLE, seed: int = 0) -> TrainingStream:
+    return TrainingStream(PadCrops(images, pad=2, flip=True), batch_size=4, shares=shares, seed=seed)
 
 
 def resident(count: int = 11) -> ResidentImages:
@@ -66,8 +67,8 @@ def test_processes_and_parts_share_the_same_batch(total: int):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_streamed_equals_resident(image_tree: Path, workers: int):
     split = open_source(str(image_tree)).train
-    kept = ResidentImages(decode_all(split, 8, 2, "train"), split.labels, CPU)
-    streamed = StreamedImages(split, 8, CPU, workers)
+    kept = ResidentImages(decode_all(split, View(8), 2, "train"), split.labels, CPU)
+    streamed = StreamedImages(split, View(8), CPU, workers)
     for a, b in zip(stream(kept).epoch(1), stream(streamed).epoch(1), strict=True):
         assert torch.equal(a[0].pixels, b[0].pixels)
         assert torch.equal(a[0].labels, b[0].labels)
@@ -78,20 +79,20 @@ def test_corrupt_image_stops_a_streamed_epoch(tmp_path: Path):
         (tmp_path / split / "a").mkdir(parents=True)
         for i in range(4):
             (tmp_path / split / "a" / f"{i}.png").write_bytes(b"nothing")
-    streamed = StreamedImages(open_source(str(tmp_path)).train, 8, CPU, 2)
+    streamed = StreamedImages(open_source(str(tmp_path)).train, View(8), CPU, 2)
     with pytest.raises(FailedError, match=r"train/a/\d.png cannot be decoded"):
         next(stream(streamed).epoch(0))
 
 
 def test_cache_serves_the_second_time_and_changes_with_the_files(image_tree: Path, monkeypatch: pytest.MonkeyPatch):
     split = open_source(str(image_tree)).val
-    first = decode_all(split, 9, 2, "val")
-    assert cache_file(split, 9).exists()
+    first = decode_all(split, View(9), 2, "val")
+    assert cache_file(split, View(9)).exists()
     monkeypatch.setattr("crosslayer.data.decode.decode_batch", lambda *_: pytest.fail("decoded again"))
-    assert torch.equal(decode_all(open_source(str(image_tree)).val, 9, 2, "val"), first)
+    assert torch.equal(decode_all(open_source(str(image_tree)).val, View(9), 2, "val"), first)
     changed = next((image_tree / "val").rglob("*.png"))
     changed.touch()
-    assert cache_file(open_source(str(image_tree)).val, 9) != cache_file(split, 9)
+    assert cache_file(open_source(str(image_tree)).val, View(9)) != cache_file(split, View(9))
 
 
 def test_too_few_images_and_uneven_shares_are_refused():

@@ -13,8 +13,9 @@ from crosslayer.data.image_files import load_image_files
 from crosslayer.data.sources import open_source
 from crosslayer.errors import UsageError
 from crosslayer.files import write_json
+from crosslayer.models import ResNet
 from crosslayer.reports.attention import attention_matrices, draw_attention
-from crosslayer.training.recipe import DATASETS
+from crosslayer.training.recipes import DATASETS
 from crosslayer.training.run_directory import RECIPE
 from crosslayer.training.trained import Trained, Which, load_trained
 
@@ -48,6 +49,8 @@ def run(words: list[str]) -> None:
     drawn = []
     for path in runs:
         trained = load_trained(path, options.checkpoint, options.device)
+        if not isinstance(trained.model, ResNet):
+            raise UsageError(f"run {path}: attention is drawn of crosslayer's own networks, not of a grafted one")
         try:
             matrices = attention_matrices(trained.model, batches(trained, files, options))
         except UsageError as error:
@@ -78,11 +81,11 @@ def runs_and_files(paths: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def batches(trained: Trained, files: list[str], options: Options) -> Iterator[Tensor]:
     """The images to average over, as the network takes them."""
-    size = trained.recipe.image_size
+    view = trained.recipe.view()
     if files:
-        yield trained.prepare(load_image_files(files, size))
+        yield trained.prepare(load_image_files(files, view))
         return
     split = open_source(options.data or trained.recipe.data, DATASETS.get(trained.name)).val
     chosen = torch.linspace(0, len(split) - 1, min(options.count, len(split))).round().long()
     for indices in chosen.split(BATCH):
-        yield trained.prepare(decode_batch(split, indices.tolist(), size))
+        yield trained.prepare(decode_batch(split, indices.tolist(), view))

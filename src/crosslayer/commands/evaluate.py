@@ -13,7 +13,8 @@ from crosslayer.files import write_json
 from crosslayer.reports.confusion import draw_confusion
 from crosslayer.training.device import start_accelerator
 from crosslayer.training.evaluation import Evaluation, evaluate
-from crosslayer.training.recipe import DATASETS, Precision
+from crosslayer.training.recipe import Precision
+from crosslayer.training.recipes import DATASETS
 from crosslayer.training.trained import Trained, Which, load_trained
 
 
@@ -55,7 +56,7 @@ def run(words: list[str]) -> None:
             f"{len(trained.facts.classes)} ({trained.facts.classes[0]}, …): they must be the same"
         )
     images = load_images(
-        source.val, trained.recipe.image_size, trained.device, options.workers, options.loader, "decoding val"
+        source.val, trained.recipe.view(), trained.device, options.workers, options.loader, "decoding val"
     )
     accelerator = start_accelerator(options.device, options.precision or trained.recipe.precision)
     result = evaluate(trained.model, images, trained.facts, options.batch_size, accelerator)

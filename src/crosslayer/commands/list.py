@@ -8,7 +8,7 @@ from rich.table import Table
 from crosslayer.console import console
 from crosslayer.mechanisms import lookup
 from crosslayer.models import list_backbones, list_mechanisms
-from crosslayer.training.recipe import RECIPES
+from crosslayer.training.recipes import RECIPES
 
 
 @dataclasses.dataclass(frozen=True)

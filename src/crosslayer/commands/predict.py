@@ -29,7 +29,7 @@ def run(words: list[str]) -> None:
     options = tyro.cli(Options, args=words, prog="crosslayer predict")
     trained = load_trained(options.run, options.checkpoint, options.device)
     for path in options.images:
-        pixels = load_image_files([path], trained.recipe.image_size)
+        pixels = load_image_files([path], trained.recipe.view())
         probabilities = trained.model(trained.prepare(pixels)).float().softmax(1)[0]
         console.print(path)
         for probability, index in zip(*probabilities.topk(min(5, len(probabilities))), strict=True):

@@ -8,8 +8,8 @@ from rich.table import Table
 from crosslayer.console import console
 from crosslayer.errors import UsageError
 from crosslayer.models.profile import Profile, profile_model
+from crosslayer.training.networks import build_model
 from crosslayer.training.recipe import Recipe
-from crosslayer.training.sitting import build_model
 
 
 @dataclasses.dataclass(frozen=True)

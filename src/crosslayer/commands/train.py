@@ -1,5 +1,5 @@
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -7,9 +7,12 @@ from crosslayer.console import console
 from crosslayer.errors import UsageError
 from crosslayer.mechanisms.interface import unknown_name
 from crosslayer.reports.curves import draw_curves
+from crosslayer.training.launch import Launch
 from crosslayer.training.loop import train
-from crosslayer.training.recipe import EXTENDABLE, RECIPES, Launch, Recipe, differing, flag
+from crosslayer.training.recipe import Recipe, differing
+from crosslayer.training.recipes import EXTENDABLE, RECIPES
 from crosslayer.training.run_directory import CURVES, SUMMARY, RunDirectory
+from crosslayer.training.validation import flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +25,11 @@ class Options:
 
 def run(words: list[str]) -> None:
     """Crosslayer train [RECIPE] [OPTION …]."""
-    named = words[0] if words and not words[0].startswith("-") else None
-    if named is not None and named not in RECIPES:
-        raise UsageError(unknown_name("recipe", named, RECIPES))
+    words, named = without_recipe(words)
     name, default = stored_or_named(words, named)
     options = tyro.cli(
         Options,
-        args=words[1:] if named else words,
+        args=words,
         default=Options(recipe=default),
         prog=f"crosslayer train {named or '[RECIPE]'}",
         description=description(),
@@ -37,6 +38,22 @@ def run(words: list[str]) -> None:
         check_resumable(options, default)
     run_directory = train(name, options.recipe, options.run)
     finish(run_directory)
+
+
+def without_recipe(words: list[str]) -> tuple[list[str], str | None]:
+    """The words without the recipe's name, and that name: the first word, or one that is no option's value."""
+    takers = {flag(field.name) for part in (Recipe, Launch) for field in dataclasses.fields(part) if takes_text(field)}
+    for i, word in enumerate(words):
+        if (i == 0 and not word.startswith("-")) or (word in RECIPES and words[i - 1] not in takers):
+            if word not in RECIPES:
+                raise UsageError(unknown_name("recipe", word, RECIPES))
+            return words[:i] + words[i + 1 :], word
+    return words, None
+
+
+def takes_text(field: dataclasses.Field[Any]) -> bool:
+    """Whether any one word can be an option's value."""
+    return field.type in (str, str | None)
 
 
 def stored_or_named(words: list[str], named: str | None) -> tuple[str, Recipe]:
@@ -66,6 +83,11 @@ def check_resumable(options: Options, stored: Recipe) -> None:
     if changed:
         was = ", ".join(f"{flag(field)} {getattr(stored, field)}" for field in changed)
         raise UsageError(f"run {options.run.resume} was made with {was}; a resumed run keeps its recipe")
+    if stored.schedule == "cosine" and options.recipe.epochs != stored.epochs:
+        raise UsageError(
+            f"run {options.run.resume} falls along a cosine over --epochs {stored.epochs} and cannot be given others; "
+            "begin a new run"
+        )
     if options.run.output or options.run.overwrite:
         raise UsageError("--resume goes on in the run's own directory; leave --output and --overwrite out")
 

@@ -1,15 +1,19 @@
 """From an encoded image to pixels of one size."""
 
+import contextlib
+import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
+from torchvision import transforms
 
 from crosslayer.console import errors, progress
 from crosslayer.data.split import Split
@@ -20,44 +24,78 @@ CHUNK = 256
 Pixels = UInt8[Tensor, "batch 3 height width"]
 
 
-def fit(image: Image.Image, size: int) -> np.ndarray:
-    """Upright RGB pixels, shorter side scaled to `size`, centre cut out: size × size × 3."""
+Interpolation = Literal["bilinear", "bicubic"]
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+INTERPOLATION = {name: transforms.InterpolationMode(name) for name in RESAMPLING}
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What is looked at of an image in evaluation.
+
+    Args:
+        size: side of the square, in pixels.
+        crop: `size` over the length the shorter side is scaled to before the centre is cut out (224 / 256 = 0.875).
+        interpolation: how pixels are scaled.
+    """
+
+    size: int
+    crop: float = 1.0
+    interpolation: Interpolation = "bicubic"
+
+    def of(self, image: Image.Image) -> np.ndarray:
+        """Upright RGB pixels, scaled and cut: size × size × 3."""
+        rgb = upright_rgb(image)
+        if self.crop < 1:
+            scale = transforms.Resize(round(self.size / self.crop), INTERPOLATION[self.interpolation])
+            return np.asarray(transforms.CenterCrop(self.size)(scale(rgb)))
+        if rgb.size != (self.size, self.size):
+            rgb = ImageOps.fit(rgb, (self.size, self.size), RESAMPLING[self.interpolation])
+        return np.asarray(rgb)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """The image as its camera was held, in RGB."""
     upright = ImageOps.exif_transpose(image)
     if "transparency" in upright.info:  # Pillow asks for this step, or warns
         upright = upright.convert("RGBA")
-    rgb = upright.convert("RGB")
-    if rgb.size != (size, size):
-        rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(rgb)
+    return upright.convert("RGB")
 
 
-def decode(split: Split, i: int, size: int) -> np.ndarray:
-    """Image i of a split, size × size × 3.
+@contextlib.contextmanager
+def opened(split: Split, i: int) -> Iterator[Image.Image]:
+    """Image i of a split, while its pixels are used.
 
     Raises:
         FailedError: it cannot be decoded; the sentence names it.
     """
     try:
         with split.open(i) as image:
-            return fit(image, size)
+            yield image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise FailedError(f"{split.name(i)} cannot be decoded as an image: {error}") from error
 
 
-def decode_batch(split: Split, indices: Sequence[int], size: int) -> Pixels:
+def decode(split: Split, i: int, view: View) -> np.ndarray:
+    """Image i of a split, size × size × 3, or a FailedError that names it."""
+    with opened(split, i) as image:
+        return view.of(image)
+
+
+def decode_batch(split: Split, indices: Sequence[int], view: View) -> Pixels:
     """Some images of a split."""
-    return torch.from_numpy(np.stack([decode(split, i, size) for i in indices])).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.stack([decode(split, i, view) for i in indices])).permute(0, 3, 1, 2)
 
 
-def decode_all(split: Split, size: int, workers: int, description: str) -> Pixels:
+def decode_all(split: Split, view: View, workers: int, description: str) -> Pixels:
     """All images of a split, decoded by `workers` threads, or from the cache of an earlier time."""
-    cached = cache_file(split, size)
+    cached = cache_file(split, view)
     if cached.is_file():
         return torch.from_numpy(np.load(cached)).permute(0, 3, 1, 2)
     chunks = [range(start, min(start + CHUNK, len(split))) for start in range(0, len(split), CHUNK)]
-    pixels = torch.empty((len(split), size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    pixels = torch.empty((len(split), view.size, view.size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        decoded = pool.map(lambda chunk: decode_batch(split, chunk, size), chunks)
+        decoded = pool.map(lambda chunk: decode_batch(split, chunk, view), chunks)
         try:
             for chunk, batch in zip(chunks, progress(decoded, description, len(split)), strict=True):
                 pixels[chunk.start : chunk.stop] = batch
@@ -68,9 +106,9 @@ def decode_all(split: Split, size: int, workers: int, description: str) -> Pixel
     return pixels
 
 
-def cache_file(split: Split, size: int) -> Path:
+def cache_file(split: Split, view: View) -> Path:
     """Where a split's decoded pixels are kept."""
-    key = hashlib.sha256(f"1 {split.fingerprint} {size}".encode()).hexdigest()[:24]
+    key = hashlib.sha256(f"2 {split.fingerprint} {view}".encode()).hexdigest()[:24]
     return cache_directory() / "decoded" / f"{key}.npy"
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from crosslayer.data.decode import Pixels, decode, decode_all
+from crosslayer.data.decode import Pixels, View, decode, decode_all
 from crosslayer.data.split import Split
 
 LoaderName = Literal["auto", "resident", "stream"]
@@ -41,13 +41,13 @@ class Images(ABC):
 
 
 def load_images(
-    split: Split, size: int, device: torch.device, workers: int, loader: LoaderName, description: str
+    split: Split, view: View, device: torch.device, workers: int, loader: LoaderName, description: str
 ) -> Images:
-    """A split's images at size × size: kept on the device if they are few, else decoded as they are asked for."""
-    few = len(split) * 3 * size * size <= RESIDENT_BYTES
+    """A split's images in one view: kept on the device if they are few, else decoded as they are asked for."""
+    few = len(split) * 3 * view.size**2 <= RESIDENT_BYTES
     if loader == "resident" or (loader == "auto" and few):
-        return ResidentImages(decode_all(split, size, workers, description), split.labels, device)
-    return StreamedImages(split, size, device, workers)
+        return ResidentImages(decode_all(split, view, workers, description), split.labels, device)
+    return StreamedImages(split, view, device, workers)
 
 
 @final
@@ -72,8 +72,8 @@ class ResidentImages(Images):
 class StreamedImages(Images):
     """Images decoded by a pool of threads, a few batches ahead of their use."""
 
-    def __init__(self, split: Split, size: int, device: torch.device, workers: int) -> None:
-        self.split, self.size, self.device, self.workers = split, size, device, workers
+    def __init__(self, split: Split, view: View, device: torch.device, workers: int) -> None:
+        self.split, self.view, self.device, self.workers = split, view, device, workers
 
     def __len__(self) -> int:
         return len(self.split)
@@ -84,7 +84,7 @@ class StreamedImages(Images):
         pool = ThreadPoolExecutor(max(1, self.workers))
         try:
             for indices in plan:
-                futures = [pool.submit(decode, self.split, i, self.size) for i in indices.tolist()]
+                futures = [pool.submit(decode, self.split, i, self.view) for i in indices.tolist()]
                 waiting.append((indices, futures))
                 if len(waiting) > PREFETCH:
                     yield self.collect(*waiting.popleft())

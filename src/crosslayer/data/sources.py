@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from crosslayer.console import console
-from crosslayer.data.split import ArraySplit, FileSplit, ParquetSplit, Source
+from crosslayer.data.split import ArraySplit, FileSplit, ParquetSplit, Source, read_shards
 from crosslayer.errors import FailedError, UsageError
 from crosslayer.files import cache_directory
 
@@ -168,9 +168,7 @@ def parquet_split(files: list[Path], root: Path, image_column: str, label_column
     """The rows of some shards, in order of file name."""
     mark = fingerprint(files)
     try:
-        table = pa.concat_tables(
-            [pq.read_table(file, columns=[image_column, label_column], memory_map=True) for file in files]
-        )
+        table = read_shards(files, [image_column, label_column])
     except (pa.ArrowException, OSError, KeyError) as error:
         raise FailedError(f"--data {root}: cannot read its parquet shards ({str(error).splitlines()[0]})") from error
     labels = table[label_column].to_numpy()
@@ -180,7 +178,7 @@ def parquet_split(files: list[Path], root: Path, image_column: str, label_column
         raise FailedError(f"--data {root}: column {image_column!r} is not a struct of bytes and path")
     if not len(labels):
         raise UsageError(f"--data {root}: {files[0].name} holds no image")
-    return ParquetSplit(table[image_column], labels, root, mark)
+    return ParquetSplit(table, files, (image_column, label_column), root, mark)
 
 
 def read_schema(file: Path) -> pa.Schema:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from crosslayer.models.resnet import ResNet
@@ -42,34 +43,39 @@ def row(part: Part) -> dict[str, Any]:
     }
 
 
-def profile_model(model: ResNet, image_size: int = 32) -> Profile:
+def profile_model(model: nn.Module, image_size: int = 32) -> Profile:
     """Counts parameters and, with PyTorch's own counter, multiply-accumulates in convolutions and matrix products.
 
     The counter counts two operations for each multiply-accumulate; pooling, gates, normalisation and other
-    arithmetic per element are left out, as in the papers.
+    arithmetic per element are left out, as in the papers. A network that is not built of this project's stages (a
+    grafted one) is counted as a whole.
     """
     where = next(model.parameters())
     image = torch.zeros(1, 3, image_size, image_size, device=where.device, dtype=where.dtype)
-    parts = []
     training = model.training
     model.eval()
     with torch.no_grad():
         with (whole := FlopCounterMode(display=False)):
             model(image)
-        with (stem := FlopCounterMode(display=False)):
-            x, carry = model.forward_stem(image), None
-        parts.append(Part("stem", count_parameters(model.conv1, model.bn1), stem.get_total_flops() // 2))
-        for index, stage in enumerate(model.stages):
-            with (cost := FlopCounterMode(display=False)):
-                x, carry = stage(x, carry)
-            parts.append(Part(f"stage {index + 1}", count_parameters(stage), cost.get_total_flops() // 2))
+        total = Part("network", count_parameters(model), whole.get_total_flops() // 2)
+        parts = stage_parts(model, image, total) if isinstance(model, ResNet) else ()
     model.train(training)
-    total = Part("network", count_parameters(model), whole.get_total_flops() // 2)
+    return Profile(image_size, total, parts)
+
+
+def stage_parts(model: ResNet, image: torch.Tensor, total: Part) -> tuple[Part, ...]:
+    """Stem, every stage, and what is left of the total for the classifier."""
+    with (stem := FlopCounterMode(display=False)):
+        x, carry = model.forward_stem(image), None
+    parts = [Part("stem", count_parameters(model.conv1, model.bn1), stem.get_total_flops() // 2)]
+    for index, stage in enumerate(model.stages):
+        with (cost := FlopCounterMode(display=False)):
+            x, carry = stage(x, carry)
+        parts.append(Part(f"stage {index + 1}", count_parameters(stage), cost.get_total_flops() // 2))
     rest = total.macs - sum(part.macs for part in parts)
-    parts.append(Part("classifier", count_parameters(model.fc), rest))
-    return Profile(image_size, total, tuple(parts))
+    return (*parts, Part("classifier", count_parameters(model.fc), rest))
 
 
-def count_parameters(*modules: torch.nn.Module) -> int:
+def count_parameters(*modules: nn.Module) -> int:
     """Numbers that training changes."""
     return sum(parameter.numel() for module in modules for parameter in module.parameters())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crosslayer.errors import FailedError, UsageError
 from crosslayer.files import whole_file
 
-FORMAT = "crosslayer checkpoint 1"
+FORMAT = "crosslayer checkpoint 2"
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
 
@@ -63,13 +63,24 @@ def save_checkpoint(
     model: dict[str, Tensor],
     optimizer: dict[str, Any],
     scaler: dict[str, Any],
+    raw: dict[str, Tensor] | None = None,
 ) -> None:
-    """Writes a checkpoint and its weights, then removes all but the last two and the best."""
+    """Writes a checkpoint and its weights, then removes all but the last two and the best.
+
+    Args:
+        folder: where the run's checkpoints are.
+        progress: how far the run is.
+        model: the weights to use: the moving average, if there is one.
+        optimizer: its state.
+        scaler: of mixed precision's gradients.
+        raw: the weights to train on from, where `model` is their average.
+    """
     target = path_of(folder, progress.step)
     content = {
         "format": FORMAT,
         "progress": dataclasses.asdict(progress),
         "model": model,
+        "raw": raw,
         "optimizer": optimizer,
         "scaler": scaler,
     }
@@ -102,14 +113,14 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     return content
 
 
-def restore(model: nn.Module, content: dict[str, Any], run: Path) -> None:
+def restore(model: nn.Module, weights: dict[str, Tensor], run: Path) -> None:
     """Loads a checkpoint's weights.
 
     Raises:
         FailedError: they are of another network than the run's recipe describes.
     """
     try:
-        model.load_state_dict(content["model"])
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise FailedError(f"a checkpoint of {run} does not fit the recipe of its run; was it copied there?") from error
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
 import torch
@@ -13,16 +13,18 @@ from torch import Tensor, nn
 
 from crosslayer.console import console
 from crosslayer.data.augment import normalise
+from crosslayer.data.chance import MODEL, seeded
 from crosslayer.data.images import Batch
-from crosslayer.data.stream import MODEL, TrainingStream, seeded
 from crosslayer.files import write_json
 from crosslayer.training.display import Display
 from crosslayer.training.evaluation import Evaluation, evaluate
 from crosslayer.training.interruption import InterruptedRun, Interruption
+from crosslayer.training.launch import Launch
 from crosslayer.training.processes import largest_of_processes, over_processes
-from crosslayer.training.recipe import Launch, Recipe
+from crosslayer.training.recipe import Recipe
 from crosslayer.training.record import diverged, save, scalar_log, summarise
 from crosslayer.training.run_directory import SUMMARY, RunDirectory
+from crosslayer.training.schedule import final_step, learning_rate, rate_factor
 from crosslayer.training.sitting import Sitting, prepare
 
 CHECK_EVERY = 20
@@ -38,7 +40,14 @@ def train(name: str, recipe: Recipe, launch: Launch) -> RunDirectory:
         InterruptedRun: a signal came; the run was saved.
     """
     sitting = prepare(name, recipe, launch)
-    last_step = final_step(recipe, sitting.stream)
+    with closing(sitting.stream.images):
+        return run_to_end(sitting, name)
+
+
+def run_to_end(sitting: Sitting, name: str) -> RunDirectory:
+    """Epoch after epoch from where the run is, then its summary."""
+    recipe = sitting.recipe
+    last_step = final_step(recipe, sitting.stream.steps_per_epoch)
     progress, accelerator = sitting.progress, sitting.accelerator
     main = accelerator.is_main_process
     if main and progress.step >= last_step:
@@ -74,51 +83,66 @@ def train_epoch(sitting: Sitting, last_step: int, display: Display, interruption
     corrects: list[Tensor] = []
     begun, sitting_images = time.monotonic(), 0
     earlier_seconds = progress.epoch_seconds
-    sitting.model.train()
-    for parts in stream.epoch(progress.epoch, progress.step_in_epoch):
-        rate = learning_rate(recipe, progress.step, stream.steps_per_epoch)
-        loss, correct = training_step(sitting, parts, rate)
-        losses.append(loss)
-        corrects.append(correct)
-        progress.step += 1
-        progress.step_in_epoch += 1
-        sitting_images += recipe.batch_size
-        done = progress.step == last_step or progress.step_in_epoch == stream.steps_per_epoch
-        if done or progress.step % check_every == 0:
-            collect(sitting, losses, corrects)
-            now = time.monotonic()
-            progress.epoch_seconds = earlier_seconds + now - begun
-            seen = progress.step_in_epoch
-            top1 = 100 * progress.correct / (seen * recipe.batch_size)
-            speed = sitting_images / (now - begun)
-            display.update(progress.epoch + 1, progress.step, progress.loss_sum / seen, top1, speed)
-            if not done:
+    sitting.learner.start_epoch(frozen=progress.epoch < recipe.freeze_epochs)
+    with closing(stream.epoch(progress.epoch, progress.step_in_epoch)) as steps:
+        for parts in steps:
+            loss, correct = training_step(sitting, parts)
+            losses.append(loss)
+            corrects.append(correct)
+            progress.step += 1
+            progress.step_in_epoch += 1
+            sitting_images += recipe.batch_size
+            done = progress.step == last_step or progress.step_in_epoch == stream.steps_per_epoch
+            saves = bool(sitting.save_steps) and progress.step % sitting.save_steps == 0
+            if done or saves or progress.step % check_every == 0:
+                collect(sitting, losses, corrects)
+                now = time.monotonic()
+                progress.epoch_seconds = earlier_seconds + now - begun
+                seen = progress.step_in_epoch
+                top1 = 100 * progress.correct / (seen * recipe.batch_size)
+                speed = sitting_images / (now - begun)
+                display.update(progress.epoch + 1, progress.step, progress.loss_sum / seen, top1, speed)
+                if done:
+                    break
+                if saves:
+                    save(sitting)
                 stop_if_interrupted(sitting, interruption)
-        if done:
-            break
 
 
-def training_step(sitting: Sitting, parts: list[Batch], rate: float) -> tuple[Tensor, Tensor]:
-    """One optimizer step over this process's parts of a batch: their mean loss, and how many were right."""
-    recipe, accelerator, progress = sitting.recipe, sitting.accelerator, sitting.progress
-    for group in sitting.optimizer.param_groups:
-        group["lr"] = rate
+def training_step(sitting: Sitting, parts: list[Batch]) -> tuple[Tensor, Tensor]:
+    """One optimizer step over this process's parts of a batch: their mean loss, and how many were right.
+
+    A mixed image counts as right when the class it has most of was recognised.
+    """
+    recipe, accelerator, progress, learner = sitting.recipe, sitting.accelerator, sitting.progress, sitting.learner
+    learner.set_rates(recipe, rate_factor(recipe, progress.step, sitting.stream.steps_per_epoch))
     total = torch.zeros((), device=accelerator.device)
     correct = torch.zeros((), device=accelerator.device, dtype=torch.int64)
     for share, (pixels, labels) in enumerate(parts):
-        position = sitting.stream.shares.first + share
-        torch.manual_seed(seeded(recipe.seed, MODEL, progress.epoch, progress.step_in_epoch, position))
+        key = progress.epoch, progress.step_in_epoch, sitting.stream.shares.first + share
+        torch.manual_seed(seeded(recipe.seed, MODEL, *key))
         x = normalise(pixels, sitting.facts.mean, sitting.facts.std)
-        with synchronised(accelerator, sitting.model, share == len(parts) - 1):
+        x, targets = sitting.mix(x, labels, (recipe.seed, *key))
+        with synchronised(accelerator, learner.model, share == len(parts) - 1):
             with accelerator.autocast():
-                logits = sitting.model(x)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing) / len(parts)
+                logits = learner.model(x)
+            loss = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing) / len(parts)
             accelerator.backward(loss)
         total += loss.detach()
-        correct += (logits.argmax(1) == labels).sum()
-    sitting.optimizer.step()
-    sitting.optimizer.zero_grad()
+        correct += (logits.argmax(1) == (targets if targets.ndim == 1 else targets.argmax(1))).sum()
+    update_weights(sitting)
     return total, correct
+
+
+def update_weights(sitting: Sitting) -> None:
+    """What the gradients change, and the average of it."""
+    learner, progress = sitting.learner, sitting.progress
+    if progress.epoch < sitting.recipe.freeze_epochs:
+        learner.drop_backbone_gradients()
+    learner.optimizer.step()
+    learner.optimizer.zero_grad()
+    if learner.average:
+        learner.average.update(sitting.accelerator.unwrap_model(learner.model), step=progress.step + 1)
 
 
 def synchronised(accelerator: Accelerator, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
@@ -145,12 +169,14 @@ def collect(sitting: Sitting, losses: list[Tensor], corrects: list[Tensor]) -> N
 
 
 def validate(sitting: Sitting) -> Evaluation:
-    """The validation split, with the main process's running statistics everywhere."""
-    model = sitting.accelerator.unwrap_model(sitting.model)
-    if sitting.accelerator.num_processes > 1:
-        for buffer in model.buffers():
+    """The validation split through the weights to use, with the main process's running statistics everywhere."""
+    accelerator, learner = sitting.accelerator, sitting.learner
+    model = accelerator.unwrap_model(learner.model)
+    used = learner.average.module if learner.average else model
+    if accelerator.num_processes > 1:
+        for buffer in (*model.buffers(), *(used.buffers() if used is not model else ())):
             broadcast(buffer)
-    result = evaluate(model, sitting.val, sitting.facts, sitting.recipe.batch_size, sitting.accelerator)
+    result = evaluate(used, sitting.val, sitting.facts, sitting.recipe.batch_size, accelerator)
     if not math.isfinite(result.loss):
         raise diverged(sitting, f"the validation loss became {result.loss} after step {sitting.progress.step}")
     return result
@@ -191,16 +217,3 @@ def stop_if_interrupted(sitting: Sitting, interruption: Interruption) -> None:
             f"stopped by a signal after step {sitting.progress.step}, saved; "
             f"go on with: crosslayer train --resume {sitting.run.path}",
         )
-
-
-def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """A pure function of the step: linear warm-up, then a tenth from each milestone on."""
-    decays = sum(step >= milestone * steps_per_epoch for milestone in recipe.milestones)
-    warmup = recipe.warmup_epochs * steps_per_epoch
-    warm = 1.0 if step >= warmup else 0.01 + 0.99 * step / warmup
-    return recipe.lr * warm * 0.1**decays
-
-
-def final_step(recipe: Recipe, stream: TrainingStream) -> int:
-    """The optimizer step that training ends with."""
-    return min(recipe.epochs * stream.steps_per_epoch, recipe.max_steps or recipe.epochs * stream.steps_per_epoch)

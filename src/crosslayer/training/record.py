@@ -12,21 +12,24 @@ from crosslayer.files import cannot_write
 from crosslayer.models.profile import profile_model
 from crosslayer.training import checkpoint
 from crosslayer.training.environment import describe_environment
+from crosslayer.training.networks import build_model
 from crosslayer.training.run_directory import TENSORBOARD
-from crosslayer.training.sitting import Sitting, build_model
+from crosslayer.training.sitting import Sitting
 
 
 def save(sitting: Sitting) -> None:
     """A checkpoint, by the main process."""
-    accelerator = sitting.accelerator
+    accelerator, learner = sitting.accelerator, sitting.learner
     sitting.progress.wall_seconds = time.monotonic() - sitting.begun
     if accelerator.is_main_process:
+        raw = accelerator.unwrap_model(learner.model).state_dict()
         checkpoint.save_checkpoint(
             sitting.run.checkpoints,
             sitting.progress,
-            accelerator.unwrap_model(sitting.model).state_dict(),
-            sitting.optimizer.state_dict(),
+            learner.average.module.state_dict() if learner.average else raw,
+            learner.optimizer.state_dict(),
             accelerator.scaler.state_dict() if accelerator.scaler is not None else {},
+            raw if learner.average else None,
         )
 
 
@@ -62,7 +65,7 @@ def scalar_log(sitting: Sitting) -> Iterator[Callable[[dict[str, Any]], None]]:
 def summarise(sitting: Sitting, name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What a finished run is reported by."""
     recipe, progress = sitting.recipe, sitting.progress
-    profile = profile_model(build_model(recipe, len(sitting.facts.classes)), recipe.image_size)
+    profile = profile_model(build_model(recipe, len(sitting.facts.classes)), recipe.view().size)
     best = max(rows, key=lambda row: row["val/top1"])
     return {
         "recipe": name,

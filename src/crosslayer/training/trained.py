@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
+from torch import nn
 
 from crosslayer.data.augment import normalise
 from crosslayer.data.decode import Pixels
-from crosslayer.models import ResNet
 from crosslayer.training import checkpoint
 from crosslayer.training.device import choose_device
+from crosslayer.training.networks import build_model, placed
 from crosslayer.training.recipe import Recipe
 from crosslayer.training.run_directory import DataFacts, RunDirectory
-from crosslayer.training.sitting import build_model, placed
 
 Which = Literal["last", "best"]
 
@@ -24,7 +24,7 @@ class Trained(NamedTuple):
     name: str
     recipe: Recipe
     facts: DataFacts
-    model: ResNet
+    model: nn.Module
     device: torch.device
     step: int
 
@@ -44,6 +44,6 @@ def load_trained(path: str | Path, which: Which = "last", device: str = "auto") 
     name, recipe, facts = run.read()
     state = checkpoint.load_checkpoint(checkpoint.find_checkpoint(run.checkpoints, which))
     model = build_model(recipe, len(facts.classes))
-    checkpoint.restore(model, state, run.path)
+    checkpoint.restore(model, state["model"], run.path)
     chosen = choose_device(device)
     return Trained(run, name, recipe, facts, placed(model, recipe, chosen).eval(), chosen, state["progress"]["step"])

@@ -1,0 +1,68 @@
+"""Augmented images for training: a function of (seed, epoch, step, image), however they are computed."""
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable
+from typing import NamedTuple, final
+
+from crosslayer.data.augment import Draws, crop_and_flip, draw
+from crosslayer.data.chance import AUGMENTATION, generator
+from crosslayer.data.images import Batch, Images, Indices
+
+
+class Part(NamedTuple):
+    """Some rows of one step's global batch."""
+
+    key: tuple[int, int]
+    """Seed and epoch."""
+    step: int
+    """Step within the epoch."""
+    indices: Indices
+    """Which images."""
+    first: int
+    """Place of the first of them in the global batch."""
+    whole: int
+    """Images of the global batch."""
+
+
+class TrainingImages(ABC):
+    """A training split that hands out augmented parts of batches."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def batches(self, plan: Iterable[Part]) -> Generator[Batch]:
+        """One augmented batch for every part of the plan, in order."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends what works in the background."""
+
+
+@final
+class PadCrops(TrainingImages):
+    """Images of one size, on the device: black padding, a random crop of the same size, a mirror by chance.
+
+    Args:
+        images: the training split.
+        pad: pixels of black around an image.
+        flip: mirror every second image, by chance.
+    """
+
+    def __init__(self, images: Images, pad: int, flip: bool) -> None:
+        self.images, self.pad, self.flip = images, pad, flip
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, plan: Iterable[Part]) -> Generator[Batch]:
+        """Every part with its own share of the global batch's draws."""
+        ahead, parts = itertools.tee(plan)
+        for batch, part in zip(self.images.batches(part.indices for part in ahead), parts, strict=True):
+            draws = draw(generator(part.key[0], AUGMENTATION, part.key[1], part.step), part.whole, self.pad, self.flip)
+            own = Draws(*(values[part.first : part.first + len(part.indices)] for values in draws))
+            yield Batch(crop_and_flip(batch.pixels, own, self.pad), batch.labels)
+
+    def close(self) -> None:
+        """Nothing does."""

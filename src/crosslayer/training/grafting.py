@@ -1,0 +1,74 @@
+"""Networks of timm with a mechanism grafted on: all that training asks of `crosslayer.graft`."""
+
+from typing import Any
+
+import timm
+from torch import nn
+
+from crosslayer.errors import FailedError, UsageError
+from crosslayer.mechanisms.interface import unknown_name
+from crosslayer.training.recipe import Recipe
+from crosslayer.training.weights import load_weights
+
+
+def grafted(recipe: Recipe, num_classes: int, *, begin: bool) -> nn.Module:
+    """The recipe's network of timm with the mechanism on it.
+
+    Args:
+        recipe: names both.
+        num_classes: outputs of the classifier, which is fresh where the weights have another number of them.
+        begin: a run begins, so the backbone's weights are wanted; others come from a checkpoint.
+
+    Raises:
+        UsageError: no such network, weights that are of another one, or a mechanism it cannot carry.
+        FailedError: a download that failed.
+    """
+    backbone = backbone_of_timm(recipe, num_classes, begin=begin)
+    if begin and recipe.weights:
+        load_weights(backbone, recipe.weights, classifier_names(recipe))
+    if recipe.mechanism == "none":
+        return backbone
+    from crosslayer import graft  # pyright: ignore[reportAttributeAccessIssue]  # comes with the models
+
+    try:
+        return graft(backbone, recipe.mechanism, **recipe.mechanism_options())
+    except ValueError as error:
+        raise UsageError(f"--backbone {recipe.backbone}: {error}") from error
+
+
+def backbone_of_timm(recipe: Recipe, num_classes: int, *, begin: bool) -> nn.Module:
+    """The network as timm has it."""
+    name = recipe.backbone
+    if not timm.is_model(name.split(".")[0]):
+        raise UsageError(unknown_name("network of timm", name, timm.list_models()))
+    download = begin and recipe.pretrained and not recipe.weights
+    try:
+        return timm.create_model(name, pretrained=download, num_classes=num_classes)
+    except Exception as error:
+        # The hub and timm raise many kinds; without a download none of them is the user's.
+        if not download:
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise FailedError(
+            f"cannot get timm's weights of {name} ({reason}); give --weights FILE, or --no-pretrained"
+        ) from error
+
+
+def classifier_names(recipe: Recipe) -> tuple[str, ...]:
+    """Where the network's classifiers are."""
+    config = timm.get_pretrained_cfg(recipe.backbone)
+    names = getattr(config, "classifier", None) or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def normalisation(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation that the backbone's weights were trained with, if it begins with any."""
+    config = timm.get_pretrained_cfg(recipe.backbone) if recipe.pretrained or recipe.weights else None
+    return (tuple(config.mean), tuple(config.std)) if config else None
+
+
+def groups_of_graft(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """The optimizer's parameter groups, named `backbone` and `graft`."""
+    from crosslayer import param_groups  # pyright: ignore[reportAttributeAccessIssue]  # comes with the models
+
+    return param_groups(model, recipe.lr, recipe.graft_lr, recipe.weight_decay)

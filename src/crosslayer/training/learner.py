@@ -1,0 +1,93 @@
+"""What learns: the network, its optimizer, and the moving average of its weights."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from timm.utils.model_ema import ModelEmaV3
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from crosslayer.data.chance import MODEL, seeded
+from crosslayer.training import checkpoint
+from crosslayer.training.networks import build_model, placed
+from crosslayer.training.recipe import Recipe
+
+BACKBONE, GRAFT = "backbone", "graft"
+"""Names of parameter groups."""
+
+
+class Learner(NamedTuple):
+    """A network and what changes it."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: ModelEmaV3 | None
+    """Follows the network's weights and statistics, if the recipe says so."""
+
+    def set_rates(self, recipe: Recipe, factor: float) -> None:
+        """Every group's learning rate: its own of the recipe, times the schedule's factor."""
+        own = {BACKBONE: recipe.lr, GRAFT: recipe.graft_lr or recipe.lr}
+        for group in self.optimizer.param_groups:
+            group["lr"] = own[group["name"]] * factor
+
+    def start_epoch(self, *, frozen: bool) -> None:
+        """Training mode; a frozen backbone's batch normalisation keeps to its statistics."""
+        self.model.train()
+        if not frozen:
+            return
+        learning = {parameter for group in self.groups(GRAFT) for parameter in group["params"]}
+        for module in self.model.modules():
+            if isinstance(module, _BatchNorm) and not learning & set(module.parameters(recurse=False)):
+                module.eval()
+
+    def drop_backbone_gradients(self) -> None:
+        """A frozen backbone gets no update: neither gradient nor decay nor momentum.
+
+        Gradients are dropped rather than never computed, since DDP and compiled graphs keep what they began with.
+        """
+        for group in self.groups(BACKBONE):
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def groups(self, name: str) -> list[dict[str, Any]]:
+        """The parameter groups of this name."""
+        return [group for group in self.optimizer.param_groups if group["name"] == name]
+
+
+def build_learner(
+    recipe: Recipe, num_classes: int, accelerator: Accelerator, run: Path, state: dict[str, Any] | None
+) -> Learner:
+    """Network, optimizer and average on the device, new or as a checkpoint has them."""
+    torch.backends.cudnn.deterministic = True  # or a resumed run would not continue to the bit
+    torch.manual_seed(seeded(recipe.seed, MODEL))
+    model = build_model(recipe, num_classes, begin=state is None)
+    if state:
+        checkpoint.restore(model, state["raw"] or state["model"], run)
+    model = placed(model, recipe, accelerator.device)
+    average = ModelEmaV3(model, recipe.ema, use_warmup=True) if recipe.ema else None
+    if average and state:
+        checkpoint.restore(average.module, state["model"], run)
+    if recipe.compile:
+        model.compile()
+    optimizer = build_optimizer(model, recipe)
+    if state:
+        optimizer.load_state_dict(state["optimizer"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+    model, optimizer = accelerator.prepare(model, optimizer)
+    return Learner(model, optimizer, average)
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD with momentum or AdamW, over named groups of parameters."""
+    if recipe.graft:
+        from crosslayer.training.grafting import groups_of_graft
+
+        groups = groups_of_graft(model, recipe)
+    else:
+        groups = [{"params": list(model.parameters()), "name": BACKBONE}]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True)

@@ -1,0 +1,110 @@
+"""Recipes by name: what each option is where nothing else is said."""
+
+import dataclasses
+
+from crosslayer.data.sources import DIGITS, default_download_folder
+from crosslayer.training.recipe import Recipe
+
+NO_DATA = ""
+"""A recipe whose data only the user has."""
+
+
+def digits() -> Recipe:
+    """Real handwritten digits that scikit-learn ships, 16×16: a whole training in half a minute on a CPU."""
+    return Recipe(
+        data=DIGITS,
+        image_size=16,
+        pad=2,
+        flip=False,
+        epochs=12,
+        batch_size=64,
+        warmup_epochs=1,
+        milestones=(8, 11),
+        drop_path=0.0,
+    )
+
+
+def cifar10() -> Recipe:
+    """CIFAR-10 with the settings of the paper's Table 1."""
+    return Recipe(data=default_download_folder("cifar10"))
+
+
+def cifar100() -> Recipe:
+    """CIFAR-100 with the settings of the paper's Table 1."""
+    return Recipe(data=default_download_folder("cifar100"))
+
+
+def imagenet() -> Recipe:
+    """ImageNet with the paper's settings: 100 epochs in steps, 224×224, tested on the centre of 256."""
+    return Recipe(
+        backbone="resnet50",
+        data=NO_DATA,
+        image_size=224,
+        crop="resized",
+        interpolation="bilinear",
+        eval_crop=0.875,
+        epochs=100,
+        batch_size=256,
+        milestones=(30, 60, 90),
+        warmup_epochs=3,
+    )
+
+
+def imagenet_fast() -> Recipe:
+    """ImageNet in 18 epochs: 160×160 images of mixed precision, a cosine, label smoothing; tested at 224×224."""
+    return dataclasses.replace(
+        imagenet(),
+        drop_path=0.0,
+        image_size=160,
+        crop_scale=0.25,
+        eval_size=224,
+        epochs=18,
+        batch_size=1024,
+        lr=2.0,
+        weight_decay=5e-5,
+        schedule="cosine",
+        warmup_epochs=2,
+        label_smoothing=0.1,
+        precision="bf16",
+    )
+
+
+def finetune() -> Recipe:
+    """A pretrained network of timm, the mechanism grafted on, for a small set of photographs."""
+    return Recipe(
+        backbone="tf_efficientnet_lite0",
+        graft=True,
+        pretrained=True,
+        drop_path=0.1,
+        data=NO_DATA,
+        image_size=224,
+        crop="resized",
+        crop_scale=0.25,
+        rand_augment="rand-m7-mstd0.5-inc1",
+        eval_crop=0.875,
+        mixup=0.2,
+        epochs=20,
+        batch_size=64,
+        lr=0.01,
+        graft_lr=0.05,
+        freeze_epochs=1,
+        schedule="cosine",
+        warmup_epochs=1,
+        weight_decay=2e-5,
+        ema=0.998,
+        label_smoothing=0.1,
+    )
+
+
+RECIPES = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "imagenet": imagenet,
+    "imagenet_fast": imagenet_fast,
+    "finetune": finetune,
+}
+DATASETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+"""Torchvision's name for the data set that a recipe is about."""
+EXTENDABLE = {"epochs", "max_steps"}
+"""Fields of a recipe that may differ when a run is resumed: they say how far it goes."""
