@@ -22,10 +22,14 @@ def test_one_call_serves_all_layers(name: str):
 @pytest.mark.parametrize(("channels", "reduction"), [(64, 4), (256, 16), (40, 20)])
 def test_parameter_counts(channels: int, reduction: int):
     c, s = channels, channels // reduction
+    released = 2 * (c * s + s + s * 3 * c + 3 * c)  # 8c²/r and biases
     expected = {
-        "released": 2 * (c * s + s + s * 3 * c + 3 * c),  # 8c²/r and biases
+        "dsu": released,
+        "released": released,
         "paper": 2 * c * s + s * 3 * c + 3 * c,  # 5c²/r and biases
         "dia": 2 * (c * s + s + s * 4 * c + 4 * c),  # 10c²/r and biases
+        "lstm": 8 * c * c + 8 * c,
+        "rnn": 2 * c * c + c,
     }
     for name, build in CELLS.items():
         cell = build(channels, reduction, "sigmoid")
@@ -68,3 +72,19 @@ def test_context_goes_through_the_activation(activation: str):
     state = cell(y, cell.start(y))
     expected = {"tanh": state.memory.tanh(), "relu": state.memory.relu(), "identity": state.memory}[activation]
     torch.testing.assert_close(state.hidden, expected)
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("lstm", torch.nn.LSTMCell(6, 6)), ("rnn", torch.nn.RNNCell(6, 6))])
+def test_standard_cells_are_torchs_own(name: str, theirs: torch.nn.RNNCellBase):
+    torch.manual_seed(0)
+    ours, y, state = CELLS[name](6, 2, "sigmoid"), torch.randn(2, 6), CellState(torch.randn(2, 6), torch.randn(2, 6))
+    with torch.no_grad():
+        theirs.weight_ih.copy_(ours.of_input.weight)
+        theirs.weight_hh.copy_(ours.of_hidden.weight)
+        theirs.bias_ih.copy_(ours.of_input.bias)
+        theirs.bias_hh.copy_(ours.of_hidden.bias if name == "lstm" else torch.zeros(6))
+    expected = theirs(y, (state.hidden, state.memory) if name == "lstm" else state.hidden)
+    hidden = expected[0] if isinstance(expected, tuple) else expected
+    torch.testing.assert_close(ours(y, state).hidden, hidden)
+    if isinstance(expected, tuple):
+        torch.testing.assert_close(ours(y, state).memory, expected[1])

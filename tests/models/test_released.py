@@ -131,7 +131,7 @@ class Evil:
         (lambda s: {k: v for k, v in s.items() if k != "fc.bias"}, r"missing: fc.bias"),
         (
             lambda s: {k: v for k, v in s.items() if not k.startswith("stages.2")},
-            "three stages of equal depth",
+            "blocks per stage 3 / 3, widths",
         ),
         (lambda s: s | {"fc.weight": torch.zeros(7, 255)}, "shapes no released model has: fc.weight"),
         (lambda _: {"a": torch.zeros(1)}, "unknown keys: a"),

@@ -127,10 +127,10 @@ def test_options_reach_the_mechanism(crosslayer, image_tree: Path, tmp_path: Pat
     [
         (("digitz",), "unknown recipe 'digitz'; did you mean digits"),
         (("--mechanism", "dla_x"), "unknown mechanism 'dla_x'; did you mean dla_"),
-        (("--backbone", "resnet_20"), "unknown backbone 'resnet_20'; did you mean cifar_resnet20"),
+        (("--backbone", "cifar_resnet_20"), "unknown backbone 'cifar_resnet_20'; did you mean cifar_resnet20"),
         (("--options", "cel=paper"), "mechanism 'dla_l' has no option 'cel'; it has: cell"),
-        (("--options", "cell=papr"), "it is one of released, paper, dia; did you mean paper?"),
-        (("--options", "reduction=four"), "--options reduction=four: the value must be of type int"),
+        (("--options", "cell=papr"), "it is one of dsu, released, paper, dia, lstm, rnn; did you mean paper?"),
+        (("--options", "reduction=four"), "--options reduction=four: the value must be whole numbers"),
         (("--options", "cell"), "write it as NAME=VALUE"),
         (("--data", "no/such/folder"), "the folder does not exist"),
         (("--device", "cuda:7"), "CUDA devices; use --device cpu"),

@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -31,18 +32,27 @@ def load_released(path_or_state_dict: str | Path | Mapping[str, Any], *, context
             sentence names the keys.
     """
     state = unwrap(read_weights(path_or_state_dict))
-    translations = [{key: family.translate(key) for key in state} for family in FAMILIES]
-    unknown = [sorted(key for key, name in names.items() if name is None) for names in translations]
-    best = min(range(len(FAMILIES)), key=lambda i: len(unknown[i]))
-    if unknown[best] or not state:
-        raise ValueError(f"not a released model that crosslayer knows; unknown keys: {some(unknown[best])}")
-    family, names = FAMILIES[best], translations[best]
-    ours = {name: family.reshaped(name, state[key]) for key, name in names.items() if name is not None}
+    family, names = recognise(state)
+    ours = {name: family.reshaped(name, state[key]) for key, name in names.items()}
     model = family.build(ours, context)
     check_whole(model.state_dict(), ours, len(names))
     model = model.to(next(value.dtype for value in ours.values() if value.is_floating_point()))
     model.load_state_dict(ours)
     return model
+
+
+def recognise(state: State) -> tuple[ModuleType, dict[str, str]]:
+    """The family whose layout a checkpoint has, and this project's name for each of its keys.
+
+    Raises:
+        ValueError: no family knows all the keys.
+    """
+    translations = [{key: family.translate(key) for key in state} for family in FAMILIES]
+    unknown = [sorted(key for key, name in names.items() if name is None) for names in translations]
+    best = min(range(len(FAMILIES)), key=lambda i: len(unknown[i]))
+    if unknown[best] or not state:
+        raise ValueError(f"not a released model that crosslayer knows; unknown keys: {some(unknown[best])}")
+    return FAMILIES[best], {key: name for key, name in translations[best].items() if name is not None}
 
 
 def check_whole(expected: State, ours: State, keys: int) -> None:
