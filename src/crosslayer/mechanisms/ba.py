@@ -74,19 +74,12 @@ def fusion(channels: int, squeezed: int) -> nn.Sequential:
 
 @final
 class BridgeAttention(Mechanism[None]):
-    """One bridge per block; no state.
+    """One bridge per block; no state."""
 
-    Raises:
-        ValueError: blocks that do not show their inner activations, as those of a network built elsewhere.
-    """
+    reaches_into_blocks = True
 
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
-        if len(shape.tap_channels) < 2:
-            raise ValueError(
-                "ba bridges the inner activations of a block, which this network's blocks do not show; "
-                "use it in crosslayer's own ResNets"
-            )
         self.gates = TypedModuleList(Bridge(shape.tap_channels, config.reduction) for _ in range(shape.depth))
 
     def gate(self, t: int, taps: Taps, state: None) -> tuple[Map, None]:

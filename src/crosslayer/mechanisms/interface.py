@@ -48,6 +48,9 @@ class Mechanism(nn.Module, Generic[StateT]):
     """Channels that `read` adds to what a block's first convolution sees."""
     extra_out: int = 0
     """Channels of the map that `finish` hands on and that joins the classifier at the network's end."""
+    reaches_into_blocks: bool = False
+    """Whether it needs more of a block than its input and output: wider or other convolutions, or inner activations.
+    Blocks of networks built elsewhere are closed."""
 
     def __init__(self, shape: StageShape, config: Any) -> None:
         super().__init__()

@@ -54,6 +54,8 @@ class Config:
 class RecurrentLayerAggregation(Mechanism[Tensor]):
     """Two convolutions per stage, a normalisation per block, one more at the network's end; the state is H."""
 
+    reaches_into_blocks = True
+
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
         width = config.recurrent_channels

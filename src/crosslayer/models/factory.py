@@ -18,6 +18,8 @@ class Backbone(NamedTuple):
 
     build: Callable[..., nn.Module]
     image_size: int
+    open_blocks: bool
+    """Whether its blocks are this project's own, which mechanisms may reach into."""
 
 
 def create_model(
@@ -62,7 +64,7 @@ def backbones() -> dict[str, Backbone]:
     """Every backbone by name."""
     cifar = {name: resnet(shape, 32) for name, shape in cifar_resnets().items()}
     imagenet = {name: resnet(shape, 224) for name, shape in imagenet_resnets().items()}
-    return cifar | imagenet | {name: Backbone(partial(deit, name), 224) for name in DEIT_WIDTHS}
+    return cifar | imagenet | {name: Backbone(partial(deit, name), 224, open_blocks=False) for name in DEIT_WIDTHS}
 
 
 def resnet(shape: ResNetShape, image_size: int) -> Backbone:
@@ -71,7 +73,7 @@ def resnet(shape: ResNetShape, image_size: int) -> Backbone:
     def build(num_classes: int, mechanism: MechanismFactory, in_chans: int = 3) -> nn.Module:
         return ResNet(shape, num_classes, mechanism, in_chans)
 
-    return Backbone(build, image_size)
+    return Backbone(build, image_size, open_blocks=True)
 
 
 def list_mechanisms() -> list[str]:

@@ -25,6 +25,10 @@ class GraftedStage(nn.Module):
         layout: of the activations.
         scales: for each block a scale γ per channel, started at zero: out ← out + γ ⊙ (what the mechanism makes of
             it - out), which starts as identity, to the bit. Without, the mechanism acts in full from the start.
+        channels: of every block's output.
+
+    Raises:
+        ValueError: a mechanism that reaches into blocks, which are closed here.
     """
 
     def __init__(
@@ -34,9 +38,16 @@ class GraftedStage(nn.Module):
         mechanism: Mechanism[Any],
         layout: Layout,
         scales: nn.ParameterList | None,
+        channels: int,
     ) -> None:
         super().__init__()
+        if mechanism.reaches_into_blocks:
+            raise ValueError(
+                f"{type(mechanism).__name__} reaches into a network's blocks, which are closed in networks built "
+                "elsewhere; use it in crosslayer's own ResNets"
+            )
         self.names = tuple(blocks)
+        self.channels = channels
         for name, block in blocks.items():
             self.add_module(name, block)
         self.mechanism = mechanism
@@ -78,7 +89,9 @@ class GraftedStage(nn.Module):
     def sized(self, grid: Grid) -> "GraftedStage":
         """The same stage for tokens that make a map of this size."""
         blocks = dict(zip(self.names, self.blocks(), strict=True))
-        return GraftedStage(blocks, self.keeps_shape, self.mechanism, self.layout.sized(grid), self.scales)
+        return GraftedStage(
+            blocks, self.keeps_shape, self.mechanism, self.layout.sized(grid), self.scales, self.channels
+        )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -99,7 +112,7 @@ class GraftedStage(nn.Module):
         if index.start not in (None, 0) or index.step not in (None, 1):
             raise ValueError("blocks of a grafted stage look back at the first: slice it from there")
         blocks = dict(zip(self.names[index], self.blocks()[index], strict=True))
-        return GraftedStage(blocks, self.keeps_shape[index], self.mechanism, self.layout, self.scales)
+        return GraftedStage(blocks, self.keeps_shape[index], self.mechanism, self.layout, self.scales, self.channels)
 
 
 @final
@@ -122,4 +135,6 @@ class Walk:
             self.state = stage.mechanism.start(stage.layout.split(x, None).map, None)
         x, self.state = stage.look_back(t, stage[t](x, *args, **kwargs), x, self.state, None)
         self.t += 1
+        if self.t == len(stage):
+            stage.mechanism.finish(self.state)
         return x

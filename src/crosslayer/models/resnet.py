@@ -53,9 +53,9 @@ class ResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         small = shape.stem == "small"
         self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, 2, 1)
+        self.feature_info = [{"num_chs": channels, "reduction": 1 if small else 2, "module": "relu"}]
         reduction = 1 if small else 4
         self.stages: TypedModuleList[Stage] = TypedModuleList()
-        self.feature_info: list[dict[str, Any]] = []
         for index, (depth, width) in enumerate(zip(shape.depths, shape.widths, strict=True)):
             stride = 1 if index == 0 else 2
             last = index == len(shape.depths) - 1
@@ -81,7 +81,11 @@ class ResNet(nn.Module):
 
     def forward_stem(self, images: Images) -> Map:
         """What the first stage is given."""
-        return self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        return self.maxpool(self.forward_stem_convolution(images))
+
+    def forward_stem_convolution(self, images: Images) -> Map:
+        """The stem before its pooling."""
+        return self.relu(self.bn1(self.conv1(images)))
 
     def forward_head(self, features: Map, pre_logits: bool = False) -> Tensor:
         """Logits of a last map, or with `pre_logits` its pooled features."""
@@ -97,24 +101,28 @@ class ResNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """The maps that the stages named by `indices` end with (timm's protocol, used by `features_only=True`)."""
-        taken, last = feature_take_indices(len(self.stages), indices)
-        x, carry = self.forward_stem(images), None
-        maps: list[Tensor] = []
-        for index, stage in enumerate(self.stages):
-            if stop_early and index > last:
+        """The maps of the levels named by `indices`: 0 is the stem before its pooling, then come the stages.
+
+        This is timm's protocol, which `features_only=True` uses.
+        """
+        taken, last = feature_take_indices(len(self.feature_info), indices)
+        x, carry = self.forward_stem_convolution(images), None
+        maps = [x] if 0 in taken else []
+        x = self.maxpool(x)
+        for level, stage in enumerate(self.stages, start=1):
+            if stop_early and level > last:
                 break
             x, carry = stage(x, carry)
-            if index in taken:
+            if level in taken:
                 maps.append(x)
         return maps if intermediates_only else (x if carry is None else torch.cat([x, carry], dim=1), maps)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drops the stages after the last of `indices`, and the classifier."""
-        taken, last = feature_take_indices(len(self.stages), indices)
-        del self.stages[last + 1 :]
+        """Drops the stages after the last of the levels `indices`, and the classifier."""
+        taken, last = feature_take_indices(len(self.feature_info), indices)
+        del self.stages[last:]
         if prune_head:
             self.reset_classifier(0)
         return taken

@@ -57,5 +57,5 @@ def deit(name: str, num_classes: int, mechanism: MechanismFactory, in_chans: int
     blocks = dict(model.blocks.named_children())
     shape = StageShape(0, len(blocks), width, (width,), last=True, layout="tokens")
     layout = TokenRows(model.num_prefix_tokens, model.patch_embed.grid_size)
-    model.blocks = GraftedStage(blocks, [True] * len(blocks), mechanism(shape), layout, None)
+    model.blocks = GraftedStage(blocks, [True] * len(blocks), mechanism(shape), layout, None, width)
     return model

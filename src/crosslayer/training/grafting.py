@@ -5,6 +5,7 @@ from typing import Any
 import timm
 from torch import nn
 
+from crosslayer import graft, param_groups
 from crosslayer.errors import FailedError, UsageError
 from crosslayer.mechanisms.interface import unknown_name
 from crosslayer.training.recipe import Recipe
@@ -28,8 +29,6 @@ def grafted(recipe: Recipe, num_classes: int, *, begin: bool) -> nn.Module:
         load_weights(backbone, recipe.weights, classifier_names(recipe))
     if recipe.mechanism == "none":
         return backbone
-    from crosslayer import graft  # pyright: ignore[reportAttributeAccessIssue]  # comes with the models
-
     try:
         return graft(backbone, recipe.mechanism, **recipe.mechanism_options())
     except ValueError as error:
@@ -69,6 +68,4 @@ def normalisation(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]
 
 def groups_of_graft(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """The optimizer's parameter groups, named `backbone` and `graft`."""
-    from crosslayer import param_groups  # pyright: ignore[reportAttributeAccessIssue]  # comes with the models
-
     return param_groups(model, recipe.lr, recipe.graft_lr, recipe.weight_decay)
