@@ -9,6 +9,7 @@ from torch import Tensor
 from crosslayer import create_model, list_mechanisms
 from crosslayer.mechanisms import StageShape, lookup
 from crosslayer.models import ResNet
+from crosslayer.models.finished_states import finished_states
 
 BACKBONES = ["cifar_resnet20", "cifar_resnet20_basic"]
 
@@ -151,8 +152,10 @@ def test_parameters_are_those_of_the_backbone_and_of_its_stages(mechanism: str):
 @every_mechanism
 def test_attention_rows_sum_to_one_over_earlier_blocks(mechanism: str):
     model = warmed(model_of("cifar_resnet29", mechanism))
-    _, state = model.stages[0].run(model.forward_stem(images(2, 3, 16, 16)), None)
-    attention = model.stages[0].mechanism.attention(state)
+    with finished_states(model) as finished:
+        model(images(2, 3, 16, 16))
+    own, state = finished[0]
+    attention = own.attention(state)
     if attention is None:
         assert not mechanism.startswith(("dla_", "mrla_"))
         return

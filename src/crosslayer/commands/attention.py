@@ -13,7 +13,6 @@ from crosslayer.data.image_files import load_image_files
 from crosslayer.data.sources import open_source
 from crosslayer.errors import UsageError
 from crosslayer.files import write_json
-from crosslayer.models import ResNet
 from crosslayer.reports.attention import attention_matrices, draw_attention
 from crosslayer.training.recipes import DATASETS
 from crosslayer.training.run_directory import RECIPE
@@ -49,8 +48,6 @@ def run(words: list[str]) -> None:
     drawn = []
     for path in runs:
         trained = load_trained(path, options.checkpoint, options.device)
-        if not isinstance(trained.model, ResNet):
-            raise UsageError(f"run {path}: attention is drawn of crosslayer's own networks, not of a grafted one")
         try:
             matrices = attention_matrices(trained.model, batches(trained, files, options))
         except UsageError as error:

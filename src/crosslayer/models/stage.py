@@ -45,12 +45,7 @@ class Stage(nn.Module):
 
     def forward(self, x: InputMap, carry: Tensor | None) -> tuple[Map, Tensor | None]:
         """The stage's output, and what its mechanism hands on."""
-        x, state = self.run(x, carry)
-        return x, self.mechanism.finish(state)
-
-    def run(self, x: InputMap, carry: Tensor | None) -> tuple[Map, Any]:
-        """The stage's output, and its mechanism's state after the last block."""
         state = self.mechanism.start(x, carry)
         for block in self.blocks:
             x, state = block(x, self.mechanism, state)
-        return x, state
+        return x, self.mechanism.finish(state)

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, Never
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from torch import Tensor
+from torch import Tensor, nn
 
 from crosslayer.errors import UsageError
-from crosslayer.models import ResNet
+from crosslayer.mechanisms import Mechanism
+from crosslayer.models.finished_states import finished_states
 from crosslayer.reports.figure import new_figure, write_figure
 
 FEW = 8
@@ -18,7 +20,7 @@ FEW = 8
 
 
 @torch.no_grad()
-def attention_matrices(model: ResNet, batches: Iterable[Tensor]) -> list[Tensor]:
+def attention_matrices(model: nn.Module, batches: Iterable[Tensor]) -> list[Tensor]:
     """For each stage the attention of block l (row) on block m (column), averaged over images and heads.
 
     Softmax weights for the B forms. For the L forms the share of each earlier block that the recursion implies:
@@ -29,20 +31,33 @@ def attention_matrices(model: ResNet, batches: Iterable[Tensor]) -> list[Tensor]
     Raises:
         UsageError: the network's mechanism has no attention over layers.
     """
-    sums: list[Tensor] = []
+    sums: list[Tensor | int] = []
     images = 0
-    for batch in batches:
-        x, carry = model.forward_stem(batch), None
-        images += len(batch)
-        for index, stage in enumerate(model.stages):
-            x, state = stage.run(x, carry)
-            carry = stage.mechanism.finish(state)
-            attention = stage.mechanism.attention(state)
-            if attention is None:
-                raise UsageError("its mechanism has no attention over layers; dla_b, dla_l, mrla_b and mrla_l have")
-            total = attention.double().mean(1).sum(0).cpu()
-            sums = [*sums, total] if index == len(sums) else [*sums[:index], sums[index] + total, *sums[index + 1 :]]
-    return [total / images for total in sums]
+    with finished_states(model) as finished:
+        for batch in batches:
+            finished.clear()
+            model(batch)
+            images += len(batch)
+            matrices = [of_stage(mechanism, state) for mechanism, state in finished] or [no_attention()]
+            sums = [total + matrix for total, matrix in zip(sums or [0] * len(matrices), matrices, strict=True)]
+    return [total / images for total in sums if isinstance(total, Tensor)]
+
+
+def of_stage(mechanism: Mechanism[Any], state: Any) -> Tensor:
+    """One batch's attention in one stage, summed over the images.
+
+    Raises:
+        UsageError: the mechanism has no attention over layers.
+    """
+    attention = mechanism.attention(state)
+    if attention is None:
+        no_attention()
+    return attention.double().mean(1).sum(0).cpu()
+
+
+def no_attention() -> Never:
+    """Raises the UsageError of a network whose blocks do not look back."""
+    raise UsageError("its mechanism has no attention over layers; dla_b, dla_l, mrla_b and mrla_l have")
 
 
 def draw_attention(runs: Sequence[tuple[str, list[Tensor]]], path: Path) -> None:

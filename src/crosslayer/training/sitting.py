@@ -66,6 +66,8 @@ def prepare(name: str, recipe: Recipe, launch: Launch) -> Sitting:
         environment = describe_environment(accelerator.device, accelerator.num_processes)
         run.begin(name, recipe, facts, environment, resumed=bool(launch.resume))
         announce(recipe, run, stream, data.source, accelerator)
+        for attachment in getattr(accelerator.unwrap_model(learner.model), "attachments", ()):
+            console.print(f"  {attachment}")
     progress = Progress(**state["progress"]) if state else Progress()
     begun = time.monotonic() - progress.wall_seconds
     mix = mixer(recipe.mixup, recipe.cutmix, len(facts.classes)) if mixes(recipe) else unmixed
