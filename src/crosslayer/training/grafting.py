@@ -25,6 +25,8 @@ def grafted(recipe: Recipe, num_classes: int, *, begin: bool) -> nn.Module:
         FailedError: a download that failed.
     """
     backbone = backbone_of_timm(recipe, num_classes, begin=begin)
+    if begin and (recipe.weights or recipe.pretrained):
+        start_classifiers(backbone, recipe, num_classes)
     if begin and recipe.weights:
         load_weights(backbone, recipe.weights, classifier_names(recipe))
     if recipe.mechanism == "none":
@@ -51,6 +53,15 @@ def backbone_of_timm(recipe: Recipe, num_classes: int, *, begin: bool) -> nn.Mod
         raise FailedError(
             f"cannot get timm's weights of {name} ({reason}); give --weights FILE, or --no-pretrained"
         ) from error
+
+
+def start_classifiers(backbone: nn.Module, recipe: Recipe, num_classes: int) -> None:
+    """Zero logits where the pretrained features meet a fresh classifier: it has nothing to unlearn."""
+    if not recipe.weights and getattr(timm.get_pretrained_cfg(recipe.backbone), "num_classes", None) == num_classes:
+        return
+    for name in classifier_names(recipe):
+        for parameter in backbone.get_submodule(name).parameters():
+            nn.init.zeros_(parameter)
 
 
 def classifier_names(recipe: Recipe) -> tuple[str, ...]:
