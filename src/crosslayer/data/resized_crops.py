@@ -96,7 +96,11 @@ class AugmentedDataset(Dataset[tuple[Tensor, Tensor] | FailedError]):
         with opened(self.split, i) as image:
             rgb = upright_rgb(image)
         seed_global_generators(seed, AUGMENTATION, epoch, i)
-        return np.asarray(self.transform(rgb))
+        try:
+            return np.asarray(self.transform(rgb))
+        except ValueError as error:  # a magnitude that Pillow refuses, as rand-m1 has for posterising
+            config, name = self.augmentation.rand_augment, self.split.name(i)
+            raise FailedError(f"--rand-augment {config} cannot be applied to {name}: {error}") from error
 
 
 class Plan:

@@ -32,10 +32,10 @@ class Learner(NamedTuple):
         for group in self.optimizer.param_groups:
             group["lr"] = own[group["name"]] * factor
 
-    def start_epoch(self, *, frozen: bool) -> None:
-        """Training mode; a frozen backbone's batch normalisation keeps to its statistics."""
+    def start_epoch(self, *, keep_statistics: bool) -> None:
+        """Training mode; with `keep_statistics` the backbone's batch normalisation uses and keeps those it has."""
         self.model.train()
-        if not frozen:
+        if not keep_statistics:
             return
         learning = {parameter for group in self.groups(GRAFT) for parameter in group["params"]}
         for module in self.model.modules():

@@ -83,7 +83,7 @@ def train_epoch(sitting: Sitting, last_step: int, display: Display, interruption
     corrects: list[Tensor] = []
     begun, sitting_images = time.monotonic(), 0
     earlier_seconds = progress.epoch_seconds
-    sitting.learner.start_epoch(frozen=progress.epoch < recipe.freeze_epochs)
+    sitting.learner.start_epoch(keep_statistics=recipe.freeze_norm or progress.epoch < recipe.freeze_epochs)
     with closing(stream.epoch(progress.epoch, progress.step_in_epoch)) as steps:
         for parts in steps:
             loss, correct = training_step(sitting, parts)

@@ -31,6 +31,8 @@ class Recipe:
     """Begin with the backbone's weights in this file: a state dict, .pt, .pth or .safetensors."""
     freeze_epochs: int = 0
     """First epochs in which only the graft and the classifier learn."""
+    freeze_norm: bool = False
+    """Let the backbone's batch normalisation use and keep its pretrained statistics throughout."""
     data: str = DIGITS
     """`digits`, a folder (torchvision CIFAR, parquet shards or class folders), or hf://OWNER/NAME."""
     image_size: int = 32

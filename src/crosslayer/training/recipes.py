@@ -88,6 +88,7 @@ def finetune() -> Recipe:
         lr=0.01,
         graft_lr=0.05,
         freeze_epochs=1,
+        freeze_norm=True,
         schedule="cosine",
         warmup_epochs=1,
         weight_decay=2e-5,

@@ -85,6 +85,6 @@ def check_graft(recipe: "Recipe") -> None:
     """What is said of a graft needs one."""
     if recipe.graft:
         return
-    for name in ("pretrained", "weights", "graft_lr", "freeze_epochs"):
+    for name in ("pretrained", "weights", "graft_lr", "freeze_epochs", "freeze_norm"):
         if value := getattr(recipe, name):
             raise UsageError(f"{flag(name)}{'' if value is True else f' {value}'} needs --graft (a network of timm)")
