@@ -9,20 +9,26 @@ import pytest
 from crosslayer.mechanisms.interface import _REGISTRY
 from tests.mechanisms import test_contract
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"^```python([^\n]*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
-def test_python_examples_run():
-    examples = [code for mark, code in BLOCKS if not mark.strip()]
+def python_in(page: Path) -> list[tuple[str, str]]:
+    """Marks and code of a page's Python blocks."""
+    return re.findall(r"^```python([^\n]*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/grafting.md"])
+def test_python_examples_run(page: str):
+    examples = [code for mark, code in python_in(ROOT / page) if not mark.strip()]
     assert examples
     for code in examples:
-        exec(compile(code, "README.md", "exec"), {})
+        exec(compile(code, page, "exec"), {})
 
 
 @pytest.fixture
 def recall(tmp_path: Path):
-    (code,) = [code for mark, code in BLOCKS if "file=recall.py" in mark]
+    (code,) = [code for mark, code in python_in(ROOT / "README.md") if "file=recall.py" in mark]
     (tmp_path / "recall.py").write_text(code)
     spec = importlib.util.spec_from_file_location("recall", tmp_path / "recall.py")
     assert spec is not None
