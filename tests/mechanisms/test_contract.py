@@ -146,7 +146,12 @@ def test_parameters_are_those_of_the_backbone_and_of_its_stages(mechanism: str):
     ]
     read = sum(own[0].extra_in * stage.blocks[0].conv1.out_channels * len(stage.blocks) for stage in plain.stages)
     head = own[-1].extra_out * 10
-    assert count(model) == count(plain) + sum(count(m) for m in own) + read + head
+    replaced = sum(
+        count(m.convolution(t, conv.in_channels, conv.out_channels, conv.stride[0])) - count(conv)
+        for m, stage in zip(own, plain.stages, strict=True)
+        for t, conv in enumerate(block.conv2 for block in stage.blocks)
+    )
+    assert count(model) == count(plain) + sum(count(m) for m in own) + read + head + replaced
 
 
 @every_mechanism
