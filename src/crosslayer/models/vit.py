@@ -41,21 +41,28 @@ class LookingBackTransformer(VisionTransformer):
 
 
 def deit(name: str, num_classes: int, mechanism: MechanismFactory, in_chans: int = 3) -> nn.Module:
-    """DeiT (arXiv 2012.12877), patch 16, 12 blocks, a mechanism acting in full from the start.
+    """DeiT (arXiv 2012.12877), patch 16, 12 blocks, a mechanism acting in full from the start."""
+    return looking_back_transformer(DEIT_WIDTHS[name], 12, num_classes, mechanism, in_chans)
+
+
+def looking_back_transformer(
+    width: int, depth: int, num_classes: int, mechanism: MechanismFactory, in_chans: int = 3
+) -> nn.Module:
+    """A vision transformer with 64 channels per attention head.
 
     Images of other sizes than 224 are padded to whole patches and the position embedding is resampled to them.
     """
-    width = DEIT_WIDTHS[name]
     model = LookingBackTransformer(
         embed_dim=width,
+        depth=depth,
         num_heads=width // 64,
         num_classes=num_classes,
         in_chans=in_chans,
         dynamic_img_size=True,
         dynamic_img_pad=True,
     )
-    blocks = dict(model.blocks.named_children())
-    shape = StageShape(0, len(blocks), width, (width,), last=True, layout="tokens")
+    shape = StageShape(0, depth, width, (width,), last=True, layout="tokens")
     layout = TokenRows(model.num_prefix_tokens, model.patch_embed.grid_size)
-    model.blocks = GraftedStage(blocks, [True] * len(blocks), mechanism(shape), layout, None, width)
+    blocks = dict(model.blocks.named_children())
+    model.blocks = GraftedStage(blocks, [True] * depth, mechanism(shape), layout, None, width)
     return model

@@ -1,0 +1,122 @@
+"""The networks that mechanisms are tested in: a small one of every family, this project's own and timm's."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import Tensor, nn
+
+from crosslayer import create_model, graft, list_mechanisms
+from crosslayer.mechanisms import lookup
+from crosslayer.models import block, resnet
+from crosslayer.models.factory import mechanism_factory
+from crosslayer.models.vit import looking_back_transformer
+
+CLASSES = 7
+
+
+class Host(NamedTuple):
+    """A network that mechanisms are put in.
+
+    Args:
+        build: (mechanism, options) → network.
+        sizes: images it must take, the first one small.
+        maps: whether its last features are maps, channels first.
+        grafted: whether it was built elsewhere: it must start as identity.
+    """
+
+    build: Callable[..., nn.Module]
+    sizes: tuple[tuple[int, int], ...]
+    maps: bool = True
+    grafted: bool = False
+
+    def images(self, count: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Noise of the first size."""
+        return torch.randn(count, 3, *self.sizes[0], generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def own(build: Callable[..., nn.Module], mechanism: str, **options: Any) -> nn.Module:
+    """One of this project's networks."""
+    return build(CLASSES, mechanism_factory(mechanism, options))
+
+
+def named(backbone: str, mechanism: str, **options: Any) -> nn.Module:
+    """One that `create_model` knows."""
+    return create_model(backbone, mechanism, num_classes=CLASSES, **options)
+
+
+def large(classes: int, mechanism: Any) -> nn.Module:
+    """A narrow ImageNet ResNet of four stages."""
+    return resnet.ResNet(
+        resnet.ResNetShape(block.Bottleneck, (2, 2, 2, 2), (8, 8, 16, 16), "large"), classes, mechanism
+    )
+
+
+def elsewhere(plain: Callable[[], nn.Module], mechanism: str, **options: Any) -> nn.Module:
+    """A network of timm, grafted; with `none` as it is."""
+    model = plain()
+    return model if mechanism == "none" else graft(model, mechanism, **options)
+
+
+def residual(kind: Any, **arguments: Any) -> nn.Module:
+    """A narrow ResNet of timm's."""
+    model = ResNet(kind, (2, 3, 1, 1), num_classes=CLASSES, channels=(16, 16, 24, 24), **arguments)
+    model.pretrained_cfg = {"input_size": (3, 64, 64)}
+    return model
+
+
+def small(name: str, size: int = 64, **arguments: Any) -> nn.Module:
+    """A network that timm knows, made small."""
+    return timm.create_model(
+        name, num_classes=CLASSES, pretrained_cfg_overlay={"input_size": (3, size, size)}, **arguments
+    )
+
+
+FOREIGN: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, int], ...], bool]] = {
+    "resnet": (partial(residual, BasicBlock), ((33, 33), (64, 41)), True),
+    "resnext": (partial(residual, Bottleneck, cardinality=2, base_width=16), ((33, 33), (64, 41)), True),
+    "convnext": (
+        partial(small, "convnext_atto", depths=(2, 2, 1, 1), dims=(16, 16, 24, 24)),
+        ((64, 64), (80, 65)),
+        True,
+    ),
+    "efficientnet": (partial(small, "mnasnet_small"), ((64, 64), (65, 96)), True),
+    "regnet": (partial(small, "regnetx_002"), ((64, 64), (65, 96)), True),
+    "mobilenetv3": (partial(small, "mobilenetv3_small_050"), ((64, 64), (65, 96)), True),
+    "vit": (
+        partial(small, "vit_tiny_patch16_224", img_size=(16, 24), patch_size=4, embed_dim=32, depth=6, num_heads=2,
+                reg_tokens=2, global_pool="avg", dynamic_img_size=True),
+        ((16, 24), (24, 32)),
+        False,
+    ),
+    "swin": (
+        partial(small, "swin_tiny_patch4_window7_224", img_size=32, embed_dim=16, depths=(2, 2), num_heads=(2, 2),
+                window_size=4),
+        ((32, 32),),
+        False,
+    ),
+}  # fmt: skip
+
+HOSTS = {
+    "cifar_resnet20": Host(partial(named, "cifar_resnet20"), ((16, 16), (17, 23), (9, 40))),
+    "cifar_resnet20_basic": Host(partial(named, "cifar_resnet20_basic"), ((16, 16), (17, 23), (9, 40))),
+    "imagenet_resnet": Host(partial(own, large), ((64, 64), (65, 97))),
+    "deit": Host(partial(own, partial(looking_back_transformer, 64, 6)), ((48, 48), (33, 60)), maps=False),
+} | {
+    f"timm_{name}": Host(partial(elsewhere, plain), sizes, maps, grafted=True)
+    for name, (plain, sizes, maps) in FOREIGN.items()
+}
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Every host with every mechanism it can have."""
+    open_hosts = {"cifar_resnet20", "cifar_resnet20_basic", "imagenet_resnet"}
+    return [
+        (host, mechanism)
+        for host in HOSTS
+        for mechanism in list_mechanisms()
+        if host in open_hosts or not lookup(mechanism).mechanism.reaches_into_blocks
+    ]
