@@ -159,7 +159,8 @@ def test_aa_has_the_channels_of_the_paper():
     """At least 20 channels per head for the keys, a tenth of the outputs for the values."""
     for width, keys, values in ((128, 20, 2), (256, 20, 3), (512, 20, 6), (1024, 26, 13)):
         layer = AugmentedConvolution(64, width, 1, 14, configure("aa", {}))
-        assert (layer.keys, layer.values) == (keys, values)
+        assert (layer.heads, layer.keys, layer.values) == (8, keys, values)
+    assert AugmentedConvolution(64, 8, 1, 14, configure("aa", {})).heads == 2, "where there is no room for eight"
 
 
 @pytest.mark.parametrize("backbone", ["cifar_resnet20", "cifar_resnet20_basic"])
@@ -204,7 +205,7 @@ def test_nl_acts_before_the_last_block():
         ("aa", "heads", 0, "heads is 0; it must be at least 1"),
         ("aa", "value_ratio", 1.0, "value_ratio is 1.0"),
         ("aa", "key_ratio", -0.5, "key_ratio is -0.5"),
-        ("aa", "heads", 32, "heads is 32; their values leave"),
+        ("aa", "value_ratio", 0.99, "value_ratio is 0.99; it leaves"),
     ],
 )
 def test_bad_options_are_told(mechanism: str, option: str, value: object, sentence: str):

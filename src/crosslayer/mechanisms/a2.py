@@ -8,9 +8,8 @@ After every block of the stages it acts in, with x the block's output and i its 
 
 c_m = c_n = c/4, in stages c3 and c4 (res3 and res4 of the paper). The cost grows with the map, not with its square.
 
-Deviations: BN after W_z, with weight 0 at first, so that a fresh block changes nothing; the paper says of W_z only
-that it leads back to c channels. Of the projections W_V alone has a bias: the others' are constants that softmax or BN
-take out again. The authors' code is not public.
+Deviations: BN after W_z, with weight 0 at first, so that a fresh block changes nothing. Of the projections W_V alone
+has a bias: the others' are constants that softmax or BN take out again. Not compared with code of the authors'.
 """
 
 import dataclasses

@@ -15,7 +15,8 @@ key, and no table of all pairs of positions is made.
 
 Deviations from the paper: maps may have any size. The embeddings are those of the map that the stage has for images of
 a reference size, and are interpolated along the offset for other maps, so that the farthest offset stays the farthest.
-d_k/N_h and d_v/N_h are rounded to whole numbers, to at least 1. The projections of queries, keys and values have no
+d_k/N_h and d_v/N_h are rounded to whole numbers, to at least 1, and narrow
+convolutions have fewer heads. The projections of queries, keys and values have no
 biases. The authors published the layer, not their networks.
 """
 
@@ -38,7 +39,7 @@ class Config:
     """Options of AA.
 
     Args:
-        heads: N_h.
+        heads: N_h; a convolution to fewer than 4 N_h channels has a head for every four.
         key_ratio: κ, channels of the keys by channels of the convolution.
         value_ratio: υ, channels of the values, likewise.
         least_key_channels: what a head's keys have at least.
@@ -107,12 +108,14 @@ class AugmentedConvolution(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, reference: int, config: Config) -> None:
         super().__init__()
-        self.heads = config.heads
-        self.keys = max(config.least_key_channels, round(config.key_ratio * out_channels / config.heads))
-        self.values = max(1, round(config.value_ratio * out_channels / config.heads))
+        self.heads = max(1, min(config.heads, out_channels // 4))
+        self.keys = max(config.least_key_channels, round(config.key_ratio * out_channels / self.heads))
+        self.values = max(1, round(config.value_ratio * out_channels / self.heads))
         taken = self.heads * self.values
         if taken >= out_channels:
-            raise ValueError(f"heads is {self.heads}; their values leave a convolution to {out_channels} channels none")
+            raise ValueError(
+                f"value_ratio is {config.value_ratio}; it leaves a convolution to {out_channels} channels none of them"
+            )
         self.conv = nn.Conv2d(in_channels, out_channels - taken, 3, stride, 1, bias=False)
         self.pool = nn.AvgPool2d(3, stride, 1, count_include_pad=False) if stride > 1 else nn.Identity()
         self.project = nn.Conv2d(in_channels, self.heads * (2 * self.keys + self.values), 1, bias=False)
