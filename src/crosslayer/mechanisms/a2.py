@@ -84,10 +84,14 @@ class DoubleAttention(Mechanism[None]):
 
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
-        acts = acts_in(shape, config.stages)
+        self.acts = acts_in(shape, config.stages)
         self.attentions = TypedModuleList(
-            DoubleAttentionBlock(shape.channels, config) if acts else nn.Identity() for _ in range(shape.depth)
+            DoubleAttentionBlock(shape.channels, config) if self.acts else nn.Identity() for _ in range(shape.depth)
         )
+
+    def acts_on(self, t: int) -> bool:
+        """Every block of the stages it acts in."""
+        return self.acts
 
     def merge(self, t: int, out: Map, shortcut: Map, state: None) -> tuple[Map, None]:
         """The block's output with what was gathered from all of it."""

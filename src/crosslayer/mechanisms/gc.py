@@ -7,9 +7,10 @@ On the residual branch u, before it is added:
 
 W2 and its bias start at 0, so that a fresh block changes nothing. timm's GlobalContext, with the released ε of LN.
 
-Deviations from the published settings ("all GC" in stages c3 to c5, r = 16): r = 4 in networks for small images, whose
-few channels LN could not normalise after a squeeze by 16. From the released code: w·u has no bias, which softmax would
-take out again.
+Used in stages c3 to c5 with r = 16, as in the published settings ("all GC").
+
+Deviations: at least four channels remain after the squeeze, for LN to normalise. From the released code: w·u has no
+bias, which softmax would take out again.
 """
 
 import dataclasses
@@ -30,16 +31,16 @@ class Config:
     """Options of GC.
 
     Args:
-        reduction: r, channels per squeezed channel (absent: 4 in networks for small images, otherwise 16).
+        reduction: r, channels per squeezed channel; at least four remain.
         stages: stages it acts in, from 0; where the network ends before the first of them, its last.
     """
 
-    reduction: int | None = None
+    reduction: int = 16
     stages: tuple[int, ...] = (1, 2, 3)
 
     def __post_init__(self) -> None:
         check_stages(self.stages)
-        if self.reduction is not None and self.reduction < 1:
+        if self.reduction < 1:
             raise ValueError(f"reduction is {self.reduction}; it divides the channels and must be at least 1")
 
 
@@ -49,11 +50,15 @@ class GlobalContextAttention(Mechanism[None]):
 
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
-        squeezed = max(1, shape.channels // (config.reduction or (4 if shape.small_images else 16)))
-        acts = acts_in(shape, config.stages)
+        squeezed = max(4, shape.channels // config.reduction)
+        self.acts = acts_in(shape, config.stages)
         self.contexts = TypedModuleList(
-            context_block(shape.channels, squeezed) if acts else nn.Identity() for _ in range(shape.depth)
+            context_block(shape.channels, squeezed) if self.acts else nn.Identity() for _ in range(shape.depth)
         )
+
+    def acts_on(self, t: int) -> bool:
+        """Every block of the stages it acts in."""
+        return self.acts
 
     def gate(self, t: int, taps: Taps, state: None) -> tuple[Map, None]:
         """Every position joined by what the whole map's context says."""

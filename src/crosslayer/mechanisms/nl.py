@@ -74,12 +74,17 @@ class NonLocal(Mechanism[None]):
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
         inner = max(1, shape.channels // config.reduction)
-        self.block = NonLocalBlock(shape.channels, inner) if acts_in(shape, config.stages) else nn.Identity()
-        self.after = max(0, shape.depth - 2)
+        acts = acts_in(shape, config.stages)
+        self.block = NonLocalBlock(shape.channels, inner) if acts else nn.Identity()
+        self.after = max(0, shape.depth - 2) if acts else None
+
+    def acts_on(self, t: int) -> bool:
+        """The last block but one of a stage that has a non-local block."""
+        return t == self.after
 
     def merge(self, t: int, out: Map, shortcut: Map, state: None) -> tuple[Map, None]:
         """The map between the stage's last two blocks, with what every position sees of all others."""
-        return self.block(out) if t == self.after else out, state
+        return self.block(out) if self.acts_on(t) else out, state
 
 
 register("nl", NonLocal, Config)
