@@ -125,6 +125,42 @@ def test_profile(crosslayer):
     assert "did you mean" in err
 
 
+def test_profile_knows_the_size_of_images(crosslayer):
+    for backbone, size in (("cifar_resnet20", 32), ("resnet18", 224)):
+        code, out, _ = crosslayer("profile", backbone, "--json")
+        assert code == 0
+        assert json.loads(out)["image_size"] == size
+    assert json.loads(crosslayer("profile", "resnet18", "--image-size", 64, "--json")[1])["image_size"] == 64
+
+
+@pytest.mark.slow
+def test_profile_beside_the_paper(crosslayer):
+    code, out, err = crosslayer("profile", "--table2", "--json")
+    assert code == 0, err
+    rows = json.loads(out)["rows"]
+    assert len(rows) == 19
+    assert all(row["parameters_agree"] for row in rows if row["mechanism"] not in ("a2", "aa", "gc"))
+    code, out, err = crosslayer("profile", "--table1")
+    assert code == 0, err
+    assert out.count("yes") == 39
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "name a BACKBONE"),
+        (["--table1", "--table2"], "not for both"),
+        (["resnet50", "--table2"], "leave out BACKBONE"),
+        (["--table2", "--mechanism", "se"], "leave out BACKBONE"),
+        (["resnet50", "--image-size", 0], "--image-size is 0"),
+    ],
+)
+def test_profile_tells_what_it_needs(crosslayer, words: list[object], sentence: str):
+    code, _, err = crosslayer("profile", *words)
+    assert code == 2
+    assert sentence in err
+
+
 def test_list(crosslayer):
     code, out, _ = crosslayer("list")
     assert code == 0

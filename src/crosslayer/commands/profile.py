@@ -7,16 +7,18 @@ from rich.table import Table
 
 from crosslayer.console import console
 from crosslayer.errors import UsageError
+from crosslayer.models.factory import image_size_of
 from crosslayer.models.profile import Profile, profile_model
+from crosslayer.reports import paper_sizes
 from crosslayer.training.networks import build_model
 from crosslayer.training.recipe import Recipe
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Parameters (10⁶) and multiply-accumulates (10⁹) for one image, whole and per stage."""
+    """Parameters (10⁶) and multiply-accumulates (10⁹) for one image, whole and per stage, or beside the paper's."""
 
-    backbone: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BACKBONE")]
+    backbone: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[BACKBONE]")] = None
     """Network (`crosslayer list`)."""
     mechanism: str = "none"
     """Mechanism in every stage (`crosslayer list`)."""
@@ -24,27 +26,52 @@ class Options:
     """The mechanism's own options as NAME=VALUE."""
     num_classes: int = 10
     """Outputs of the classifier."""
-    image_size: int = 32
-    """Side of the image, in pixels."""
+    image_size: int | None = None
+    """Side of the image, in pixels; absent, that of the backbone's published results: 224, or 32 for CIFAR."""
+    table1: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Every row of the paper's Table 1 (CIFAR), ours beside the paper's."""
+    table2: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Every row of the paper's Table 2 (ImageNet), likewise."""
     json: bool = False
     """Print JSON."""
 
 
 def run(words: list[str]) -> None:
-    """Crosslayer profile BACKBONE [OPTION …]."""
+    """Crosslayer profile [BACKBONE] [OPTION …]."""
     options = tyro.cli(Options, args=words, prog="crosslayer profile")
+    if options.table1 or options.table2:
+        return print_table(options)
+    if options.backbone is None:
+        raise UsageError("name a BACKBONE (`crosslayer list` has them), or ask for --table1 or --table2")
+    return print_profile(options, options.backbone)
+
+
+def print_table(options: Options) -> None:
+    """A table of the paper, ours beside the paper's."""
+    if options.table1 and options.table2:
+        raise UsageError("ask for --table1 or for --table2, not for both")
+    if (options.backbone, options.mechanism, options.options, options.image_size) != (None, "none", (), None):
+        raise UsageError("a table's rows are given: leave out BACKBONE, --mechanism, --options and --image-size")
+    number = 1 if options.table1 else 2
+    rows = paper_sizes.measure_table(number)
+    if options.json:
+        print(json.dumps(paper_sizes.as_dict(number, rows), indent=2))
+    else:
+        console.print(paper_sizes.as_table(number, rows))
+
+
+def print_profile(options: Options, backbone: str) -> None:
+    """One network, by its parts."""
     if options.num_classes < 1:
         raise UsageError(f"--num-classes is {options.num_classes}; it must be at least 1")
-    recipe = Recipe(
-        backbone=options.backbone,
-        mechanism=options.mechanism,
-        options=options.options,
-        image_size=options.image_size,
-    )
-    profile = profile_model(build_model(recipe, options.num_classes), options.image_size)
+    if options.image_size is not None and options.image_size < 1:
+        raise UsageError(f"--image-size is {options.image_size}; it must be at least 1")
+    recipe = Recipe(backbone=backbone, mechanism=options.mechanism, options=options.options)
+    model = build_model(recipe, options.num_classes)
+    profile = profile_model(model, options.image_size or image_size_of(backbone))
     if options.json:
         head = {
-            "backbone": options.backbone,
+            "backbone": backbone,
             "mechanism": options.mechanism,
             "num_classes": options.num_classes,
         }

@@ -59,6 +59,10 @@ class Mechanism(nn.Module, Generic[StateT]):
         """Block t's 3×3 convolution (the second one of a basic block), which the block will own."""
         return nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
 
+    def acts_on(self, t: int) -> bool:
+        """Whether block t's branch or output is any different for it."""
+        return True
+
     def start(self, x: InputMap, carry: Tensor | None) -> StateT:
         """The stage begins, with its input and what the stage before handed on."""
         return None  # type: ignore[return-value]  # a mechanism without state

@@ -37,12 +37,31 @@ def create_model(
     Raises:
         ValueError: an unknown backbone, mechanism or option (the closest names are offered), or a bad value.
     """
-    known = backbones()
-    if backbone not in known:
-        raise ValueError(unknown_name("backbone", backbone, known))
+    known = find_backbone(backbone)
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}; a classifier has at least one class")
-    return known[backbone].build(num_classes, mechanism_factory(mechanism, options), in_chans=in_chans)
+    return known.build(num_classes, mechanism_factory(mechanism, options), in_chans=in_chans)
+
+
+def find_backbone(name: str) -> Backbone:
+    """The backbone called `name`.
+
+    Raises:
+        ValueError: there is none; the closest names are offered.
+    """
+    known = backbones()
+    if name not in known:
+        raise ValueError(unknown_name("backbone", name, known))
+    return known[name]
+
+
+def image_size_of(backbone: str) -> int:
+    """Side of the images that the backbone's published results are for, in pixels.
+
+    Raises:
+        ValueError: an unknown backbone; the closest names are offered.
+    """
+    return find_backbone(backbone).image_size
 
 
 def mechanism_factory(mechanism: str, options: dict[str, Any]) -> MechanismFactory:
