@@ -186,7 +186,7 @@ def test_scales_learn_and_then_the_mechanism_does():
         nn.functional.cross_entropy(grafted(x), y).backward()
         value = grafted.layer2.mechanism.projections[1].value.weight
         assert bool(value.grad.any()) == (step > 0)
-        assert grafted.layer2.scales[1].grad.any()
+        assert grafted.layer2.scales["1"].grad.any()
         optimizer.step()
 
 

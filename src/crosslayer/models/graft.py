@@ -70,7 +70,11 @@ def graft(model: nn.Module, mechanism: str, *, start: StartName = "identity", **
     look_back(grafted, stages, image)
     if start == "identity":
         check_identity(model, grafted, image)
-    attachments = [Attachment(path, len(stage), stage.channels, mechanism) for path, stage in stages.items()]
+    attachments = [
+        Attachment(path, len(stage), stage.channels, mechanism)
+        for path, stage in stages.items()
+        if any(stage.mechanism.acts_on(t) for t in range(len(stage)))
+    ]
     vars(grafted)["attachments"] = attachments
     for attachment in attachments:
         log.info("%s", attachment)
@@ -89,7 +93,7 @@ def attach(
         last = index == len(repeats) - 1
         shape = StageShape(index, len(repeat.names), channels, (channels,), last, layout=layout.kind)
         mechanism = build(shape)
-        scales = nn.ParameterList(torch.zeros(channels) for _ in repeat.names) if identity else None
+        scales = idle_scales(mechanism, shape) if identity else None
         blocks = {block: model.get_submodule(f"{repeat.path}.{block}") for block in repeat.names}
         stage = GraftedStage(blocks, repeat.keeps_shape, mechanism, layout, scales, channels)
         setattr(owner, repeat.path.rpartition(".")[2], stage.to(like.device, like.dtype))
@@ -97,6 +101,11 @@ def attach(
             owner.__class__ = LookingBackTransformer  # so that its stage is told the size of each image's map
         stages[repeat.path] = stage
     return stages
+
+
+def idle_scales(mechanism: Mechanism[Any], shape: StageShape) -> nn.ParameterDict:
+    """A zero per channel for every block that the mechanism acts on."""
+    return nn.ParameterDict({str(t): torch.zeros(shape.channels) for t in range(shape.depth) if mechanism.acts_on(t)})
 
 
 def layout_of(owner: nn.Module, shape: tuple[int, ...]) -> tuple[Layout, int]:

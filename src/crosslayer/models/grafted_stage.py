@@ -23,8 +23,9 @@ class GraftedStage(nn.Module):
         keeps_shape: for each block, whether its output has its input's shape.
         mechanism: of this stage.
         layout: of the activations.
-        scales: for each block a scale γ per channel, started at zero: out ← out + γ ⊙ (what the mechanism makes of
-            it - out), which starts as identity, to the bit. Without, the mechanism acts in full from the start.
+        scales: for each block that the mechanism acts on a scale γ per channel, started at zero:
+            out ← out + γ ⊙ (what the mechanism makes of it - out), which starts as identity, to the bit. Without, the
+            mechanism acts in full from the start.
         channels: of every block's output.
 
     Raises:
@@ -37,7 +38,7 @@ class GraftedStage(nn.Module):
         keeps_shape: Sequence[bool],
         mechanism: Mechanism[Any],
         layout: Layout,
-        scales: nn.ParameterList | None,
+        scales: nn.ParameterDict | None,
         channels: int,
     ) -> None:
         super().__init__()
@@ -78,9 +79,9 @@ class GraftedStage(nn.Module):
         if prefix is not None:
             prefix = self.mechanism.merge_prefix(t, prefix)
         made = self.layout.join(Split(map_, prefix)).to(out.dtype)
-        if self.scales is None:
+        if self.scales is None or not self.mechanism.acts_on(t):
             return made, state
-        return torch.lerp(out, made, self.layout.per_channel(self.scales[t]).to(out.dtype)), state
+        return torch.lerp(out, made, self.layout.per_channel(self.scales[str(t)]).to(out.dtype)), state
 
     def blocks(self) -> list[nn.Module]:
         """The blocks, in order."""
