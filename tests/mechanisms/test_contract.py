@@ -86,13 +86,14 @@ def has_nothing_to_act_on(host: str, name: str) -> bool:
 
     One layer's softmax is 1 whatever its query, so blocks with nothing to look back at learn no query in the B forms
     (tokens forget at every fourth block). A closed block that changes the shape has no shortcut to carry on. A DeiT's
-    classifier reads the class token alone, which what the last block's mechanism does to the map cannot reach any more.
+    classifier reads the class token alone, which what the last block's mechanism does to the map cannot reach any more;
+    the last block but one has, since the window's beginning, only the last one to read its key.
     """
     lonely = (".projections.0.query.weight", ".projections.4.query.weight")
     return (
         name.endswith(lonely)
         or (HOSTS[host].grafted and name.endswith(".lambdas.0"))
-        or (host == "deit" and re.search(r"\.5\b", name) is not None)
+        or (host == "deit" and re.search(r"\.5\b|\.projections\.4\.key", name) is not None)
     )
 
 

@@ -12,6 +12,7 @@ from crosslayer.models.profile import Profile, profile_model
 from crosslayer.reports import paper_sizes
 from crosslayer.training.networks import build_model
 from crosslayer.training.recipe import Recipe
+from crosslayer.training.validation import flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Options:
     """Mechanism in every stage (`crosslayer list`)."""
     options: tuple[str, ...] = ()
     """The mechanism's own options as NAME=VALUE."""
-    num_classes: int = 10
-    """Outputs of the classifier."""
+    num_classes: int | None = None
+    """Outputs of the classifier; absent, 1000, or 10 for networks of CIFAR."""
     image_size: int | None = None
     """Side of the image, in pixels; absent, that of the backbone's published results: 224, or 32 for CIFAR."""
     table1: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -62,31 +63,32 @@ def print_table(options: Options) -> None:
 
 def print_profile(options: Options, backbone: str) -> None:
     """One network, by its parts."""
-    if options.num_classes < 1:
-        raise UsageError(f"--num-classes is {options.num_classes}; it must be at least 1")
-    if options.image_size is not None and options.image_size < 1:
-        raise UsageError(f"--image-size is {options.image_size}; it must be at least 1")
+    for name in ("num_classes", "image_size"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise UsageError(f"{flag(name)} is {value}; it must be at least 1")
     recipe = Recipe(backbone=backbone, mechanism=options.mechanism, options=options.options)
-    model = build_model(recipe, options.num_classes)
-    profile = profile_model(model, options.image_size or image_size_of(backbone))
+    try:
+        published = image_size_of(backbone)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    num_classes = options.num_classes or (1000 if published == 224 else 10)
+    profile = profile_model(build_model(recipe, num_classes), options.image_size or published)
     if options.json:
         head = {
             "backbone": backbone,
             "mechanism": options.mechanism,
-            "num_classes": options.num_classes,
+            "num_classes": num_classes,
         }
         print(json.dumps(head | profile.as_dict(), indent=2))
     else:
-        console.print(as_table(options, profile))
+        size = profile.image_size
+        title = f"{backbone} + {options.mechanism}, {size}×{size}, {num_classes} classes"
+        console.print(as_table(title, profile))
 
 
-def as_table(options: Options, profile: Profile) -> Table:
+def as_table(title: str, profile: Profile) -> Table:
     """One row per part of the network."""
-    size = profile.image_size
-    table = Table(
-        "part",
-        title=f"{options.backbone} + {options.mechanism}, {size}×{size}, {options.num_classes} classes",
-    )
+    table = Table("part", title=title)
     table.add_column("parameters (10⁶)", justify="right")
     table.add_column("MACs (10⁹)", justify="right")
     for part in profile.parts:
