@@ -90,6 +90,12 @@ def test_a_corrupt_image_is_named(tmp_path: Path, workers: int):
         epoch(open_source(str(tmp_path)).train, workers)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_magnitude_that_pillow_refuses_is_named(split: Split, workers: int):
+    with pytest.raises(FailedError, match=r"^--rand-augment rand-m1-n40 cannot be applied to [^\n]+: bits must be"):
+        epoch(split, workers, how=HOW._replace(rand_augment="rand-m1-n40"))
+
+
 def test_a_worker_that_is_ended_is_told(split: Split):
     images = ResizedCrops(split, HOW, CPU, workers=1)
     steps = TrainingStream(images, batch_size=1, shares=Shares(0, 1, 1), seed=0).epoch(0)

@@ -30,8 +30,8 @@ def learner() -> Learner:
     return Learner(model, torch.optim.SGD(groups, momentum=0.9), None)
 
 
-def step(learner: Learner, *, frozen: bool) -> None:
-    learner.start_epoch(frozen=frozen)
+def step(learner: Learner, *, frozen: bool, keep_statistics: bool | None = None) -> None:
+    learner.start_epoch(keep_statistics=frozen if keep_statistics is None else keep_statistics)
     learner.model(torch.randn(6, 3, 8, 8)).square().sum().backward()
     if frozen:
         learner.drop_backbone_gradients()
@@ -50,6 +50,14 @@ def test_a_frozen_backbone_keeps_weights_and_statistics(learner: Learner):
     assert changed(learner, before) == {name for name in before if name.startswith("graft")}
     step(learner, frozen=False)
     assert changed(learner, before) == set(before)
+
+
+def test_statistics_alone_may_be_kept(learner: Learner):
+    before = {name: value.clone() for name, value in learner.model.state_dict().items()}
+    step(learner, frozen=False, keep_statistics=True)
+    assert set(before) - changed(learner, before) == {
+        f"body.1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")
+    }
 
 
 def test_rates_follow_the_schedule_in_every_group(learner: Learner):
