@@ -32,11 +32,10 @@ def limits_of(plan: Plan, device: str) -> dict[str, Limits]:
     Raises:
         FailedError: it could not be measured.
     """
-    with WorkerProcess(plan.threads) as worker:
-        worker.wait()
+    with WorkerProcess(device, plan.threads) as worker:
         limits: dict[str, Limits] = {}
         for precision in plan.precisions:
-            answer = worker.ask("limits", device=device, precision=precision, threads=plan.threads)
+            answer = worker.ask("limits", device=device, precision=precision)
             if "error" in answer:
                 raise FailedError(f"the limits of {device} cannot be measured: {answer['error']}")
             limits[precision] = Limits(**answer)
@@ -49,12 +48,10 @@ def measure_group(group: Group, plan: Plan, tell: Tell) -> list[Measurement]:
     Rounds go through the group forth and back in turn, so that a machine that slows down or speeds up does it to all.
     """
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(WorkerProcess(plan.threads)) for _ in group]
+        workers = [stack.enter_context(WorkerProcess(each.device, plan.threads)) for each in group]
         for worker in workers:
-            worker.wait()
-        measured = [
-            prepare(worker, configuration, plan, tell) for worker, configuration in zip(workers, group, strict=True)
-        ]
+            worker.ask("ready")  # so that no start disturbs another's compilation; a death is told by what is next
+        measured = [prepare(worker, configuration, tell) for worker, configuration in zip(workers, group, strict=True)]
         pairs = list(zip(workers, measured, strict=True))
         for number in range(plan.rounds):
             for worker, measurement in in_turn(pairs, number):
@@ -62,10 +59,10 @@ def measure_group(group: Group, plan: Plan, tell: Tell) -> list[Measurement]:
     return measured
 
 
-def prepare(worker: WorkerProcess, configuration: Configuration, plan: Plan, tell: Tell) -> Measurement:
+def prepare(worker: WorkerProcess, configuration: Configuration, tell: Tell) -> Measurement:
     """Has a worker build, compile and warm up."""
     tell(f"preparing {configuration}")
-    facts = worker.ask("prepare", configuration=dataclasses.asdict(configuration), threads=plan.threads)
+    facts = worker.ask("prepare", chosen=configuration)
     return Measurement(configuration, facts, error=facts.get("error"))
 
 

@@ -1,20 +1,18 @@
-"""A process that holds one configuration and works when it is told to: `python -m crosslayer.benchmark.worker`.
+"""What runs in a process that holds one configuration, works when it is told to, and sleeps in between."""
 
-It reads orders from standard input and answers on standard output, a line of JSON each. Between orders it sleeps.
-"""
-
-import json
+import contextlib
 import math
 import os
 import signal
-import sys
 import time
 import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from crosslayer.benchmark.configuration import Configuration
+from crosslayer.benchmark.configuration import Configuration, Precision
 from crosslayer.benchmark.cost import step_cost
 from crosslayer.benchmark.implementations import set_implementation
 from crosslayer.benchmark.limits import measure_limits, synchronise
@@ -32,15 +30,16 @@ class Worker:
     step: Step
     step_seconds: float
 
-    def limits(self, device: str, precision: Any, threads: int | None) -> dict[str, Any]:
+    def limits(self, device: str, precision: Precision) -> dict[str, Any]:
         """What the device can do."""
-        set_threads(threads)
         return measure_limits(device, precision)._asdict()
 
-    def prepare(self, configuration: dict[str, Any], threads: int | None) -> dict[str, Any]:
+    def ready(self) -> dict[str, Any]:
+        """Says that the process has started."""
+        return {}
+
+    def prepare(self, chosen: Configuration) -> dict[str, Any]:
         """Builds and warms up; tells what is not speed: compile time, memory, cost."""
-        set_threads(threads)
-        chosen = Configuration(**configuration)
         torch.manual_seed(0)
         torch.backends.cudnn.benchmark = True
         model = build_network(chosen.backbone, chosen.mechanism, chosen.num_classes)
@@ -51,9 +50,11 @@ class Worker:
         before = resident_set()
         first = self.run(1)
         self.step_seconds = self.run(WARM_UP) / WARM_UP
+        memory = self.memory(before)
+        self.rest()
         return {
             "compile_seconds": max(0.0, first - self.step_seconds) if chosen.compiled == "compiled" else None,
-            **self.memory(before),
+            **memory,
             **cost._asdict(),
             "threads": torch.get_num_threads(),
         }
@@ -70,9 +71,13 @@ class Worker:
         self.run(1)
         steps = max(1, math.ceil(seconds / self.step_seconds))
         self.step_seconds = self.run(steps) / steps
-        if self.step.device.type == "cuda":
-            torch.cuda.empty_cache()  # what the next worker may need
+        self.rest()
         return {"step_seconds": self.step_seconds, "steps": steps}
+
+    def rest(self) -> None:
+        """Gives back what a GPU's allocator keeps, since the next worker may need it."""
+        if self.step.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def run(self, steps: int) -> float:
         """Seconds that so many steps take."""
@@ -84,32 +89,33 @@ class Worker:
         return time.perf_counter() - begun
 
 
-def set_threads(threads: int | None) -> None:
-    """The number of threads on the CPU, if one was asked for."""
+def serve(channel: Connection, folder: str, threads: int | None) -> None:
+    """Answers orders until there are no more: the target of a process.
+
+    Args:
+        channel: where orders, names with arguments, come from, and answers go.
+        folder: for compile caches, and for a log of all that is printed.
+        threads: threads on the CPU, if not PyTorch's choice.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to act on
+    with (Path(folder) / "log").open("wb") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "inductor")
     if threads is not None:
         torch.set_num_threads(threads)
+    worker = Worker()
+    with contextlib.suppress(EOFError):  # the parent is gone
+        while True:
+            order, arguments = channel.recv()
+            channel.send(answer(worker, order, arguments))
 
 
-def answer(worker: Worker, order: dict[str, Any]) -> dict[str, Any]:
-    """What an order gives, or what went wrong; the whole story goes to standard error."""
+def answer(worker: Worker, order: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What an order gives, or what went wrong; the whole story goes to the log."""
     try:
-        return getattr(worker, order.pop("order"))(**order)
+        return getattr(worker, order)(**arguments)
     except Exception as error:
         traceback.print_exc()
         reason = str(error).strip() or type(error).__name__
         return {"error": reason.splitlines()[0]}
-
-
-def main() -> None:
-    """Answers until there are no more orders."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to act on
-    channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no answer
-    worker = Worker()
-    print(json.dumps({"ready": True}), file=channel, flush=True)
-    for line in sys.stdin:
-        print(json.dumps(answer(worker, json.loads(line))), file=channel, flush=True)
-
-
-if __name__ == "__main__":
-    main()
