@@ -12,6 +12,7 @@ from crosslayer.benchmark.limits import Limits
 from crosslayer.benchmark.measure import Measurement
 from crosslayer.benchmark.memory import saved_for_backward
 from crosslayer.benchmark.networks import build_network
+from crosslayer.benchmark.process import WorkerProcess
 from crosslayer.benchmark.rows import rows_of
 from crosslayer.benchmark.workload import STEPS
 
@@ -23,11 +24,12 @@ KEYS = (
 )
 
 
-def configuration(mechanism: str = "none", backbone: str = "cifar_resnet20", **changes) -> Configuration:
-    (first, *others) = groups(Plan((backbone,), (mechanism,), batch_sizes=(2,), num_classes=5, **changes), "cpu")[0]
-    return others[0] if others else first
+def configuration(**changes) -> Configuration:
+    """The plain ResNet-20, in any way."""
+    return groups(Plan(batch_sizes=(2,), **({"num_classes": 5} | changes)), "cpu")[0][0]
 
 
+@pytest.mark.slow
 def test_rows(crosslayer, tmp_path: Path):
     files = "--plot", tmp_path / "plot.png", "--output", tmp_path / "kept"
     words = "--mechanisms", "dla_l", "none", "--modes", "train", "--device", "cpu", "--json"
@@ -144,3 +146,11 @@ def test_saved_memory_is_what_a_linear_layer_keeps():
     logits, images = 2 * 5 * 4, 2 * 48 * 4
     assert saved_for_backward(step) == pytest.approx(images + logits + 8 * 2 + 4, abs=8)
     assert saved_for_backward(STEPS["infer"](torch.nn.Flatten(), chosen)) is None
+
+
+def test_a_worker_tells_what_went_wrong_its_own_death_included():
+    with WorkerProcess("cpu", threads=1) as worker:
+        refused = worker.ask("prepare", chosen=configuration(num_classes=0))
+        assert "num_classes is 0" in refused["error"]
+        worker.process.kill()
+        assert "memory ran out" in worker.ask("measure", seconds=1)["error"]

@@ -9,6 +9,8 @@ from typing import Any, final
 from crosslayer.benchmark.worker import serve
 
 PRELOADED = "crosslayer.benchmark.worker"
+PATIENCE = 10
+"""Seconds that a worker has to end by itself, and its compiler's processes with it."""
 
 
 @final
@@ -40,9 +42,10 @@ class WorkerProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.channel.close()  # which the worker takes for its end, unless it is at work
+        self.process.join(PATIENCE if error is None else 0)
         self.process.kill()
         self.process.join()
-        self.channel.close()
         self.folder.cleanup()
 
     def ask(self, order: str, **arguments: Any) -> dict[str, Any]:
