@@ -1,0 +1,36 @@
+"""What a plan may hold: every fault is one sentence, told before anything is measured."""
+
+from crosslayer.benchmark.configuration import PLAIN, Plan
+from crosslayer.benchmark.implementations import check_implementation
+from crosslayer.benchmark.networks import build_network
+from crosslayer.errors import UsageError
+from crosslayer.training.validation import flag
+
+LISTS = ("backbones", "mechanisms", "modes", "precisions", "compiled", "impls", "batch_sizes")
+LEAST = {"num_classes": 1, "threads": 1, "rounds": 1}
+
+
+def check(plan: Plan) -> None:
+    """Raises UsageError for a value outside its range, an unknown name, or two that do not go together."""
+    check_numbers(plan)
+    for impl in plan.impls:
+        check_implementation(impl)
+    pairs = {(backbone, mechanism) for backbone in plan.backbones for mechanism in (PLAIN, *plan.mechanisms)}
+    for backbone, mechanism in sorted(pairs | ({(plan.baseline, PLAIN)} if plan.baseline else set())):
+        build_network(backbone, mechanism, plan.num_classes)
+
+
+def check_numbers(plan: Plan) -> None:
+    """Every value on its own."""
+    for name in LISTS:
+        if not getattr(plan, name):
+            raise UsageError(f"{flag(name)} is empty; give at least one")
+    for name, least in LEAST.items():
+        if (value := getattr(plan, name)) is not None and value < least:
+            raise UsageError(f"{flag(name)} is {value}; it must be at least {least}")
+    for name in ("batch_sizes", "image_sizes"):
+        for value in getattr(plan, name):
+            if value < 1:
+                raise UsageError(f"{flag(name)} holds {value}; each must be at least 1")
+    if not plan.seconds > 0:
+        raise UsageError(f"--seconds is {plan.seconds}; it must be above 0")

@@ -1,0 +1,86 @@
+"""Memory of one step: what the process holds, what tensors take, what is saved for the pass backward."""
+
+import threading
+from collections.abc import Callable
+
+import psutil
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from crosslayer.benchmark.workload import Step, TrainingStep
+
+SAMPLING = 0.002
+"""Seconds between two looks at the resident set."""
+STEPS = 3
+"""Steps over which the resident set is looked at."""
+
+
+def resident_set() -> int:
+    """Bytes of memory that this process holds."""
+    return psutil.Process().memory_info().rss
+
+
+def peak_resident_set(step: Callable[[], None]) -> int:
+    """The most bytes that this process held over a few steps, looked at every few milliseconds."""
+    done = threading.Event()
+    seen = [resident_set()]
+
+    def look() -> None:
+        while not done.wait(SAMPLING):
+            seen.append(resident_set())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    for _ in range(STEPS):
+        step()
+    done.set()
+    watcher.join()
+    return max(seen)
+
+
+def peak_of_tensors(step: Step) -> int | None:
+    """The most bytes that tensors took at once during a step, as PyTorch's own allocator counts them."""
+    if step.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(step.device)
+        step()
+        return torch.cuda.max_memory_allocated(step.device)
+    if step.device.type != "cpu":
+        return None
+    before = unique_bytes(step.resident())
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        step()
+    held = most = 0
+    assert record.profiler is not None
+    assert record.profiler.kineto_results is not None
+    for event in record.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()  # pyright: ignore[reportAttributeAccessIssue]  # torch's stub lacks it
+            most = max(most, held)
+    return before + most
+
+
+def saved_for_backward(step: Step) -> int | None:
+    """Bytes that a training step's pass forward keeps for its gradients beside parameters; of inference, nothing."""
+    if not isinstance(step, TrainingStep):
+        return None
+    kept = {parameter.untyped_storage().data_ptr() for parameter in step.plain.parameters()}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in kept:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # the same storage, so that its address is not given to another meanwhile
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = step.loss()
+    loss.backward()
+    step.optimizer.zero_grad(set_to_none=True)
+    return sum(saved.values())
+
+
+def unique_bytes(tensors: list[Tensor]) -> int:
+    """Bytes of the tensors' storages, shared ones once."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
