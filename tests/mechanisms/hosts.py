@@ -6,6 +6,10 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
+from timm.models._efficientnet_builder import decode_arch_def
+from timm.models.efficientnet import EfficientNet
+from timm.models.mobilenetv3 import MobileNetV3
+from timm.models.regnet import RegNet, RegNetCfg
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
@@ -63,7 +67,22 @@ def elsewhere(plain: Callable[[], nn.Module], mechanism: str, **options: Any) ->
 
 def residual(kind: Any, **arguments: Any) -> nn.Module:
     """A narrow ResNet of timm's."""
-    model = ResNet(kind, (2, 3, 1, 1), num_classes=CLASSES, channels=(16, 16, 24, 24), **arguments)
+    return of_small_images(ResNet(kind, (2, 2, 1, 1), num_classes=CLASSES, channels=(16, 16, 24, 24), **arguments))
+
+
+def mobile(family: Any, *stages: str) -> nn.Module:
+    """An EfficientNet or MobileNet of a few narrow stages."""
+    blocks = decode_arch_def([[stage] for stage in stages])
+    return of_small_images(family(blocks, num_features=32, stem_size=8, num_classes=CLASSES))
+
+
+def regnet() -> nn.Module:
+    """A RegNet of five narrow blocks, two of them in the third stage."""
+    return of_small_images(RegNet(RegNetCfg(depth=5, w0=8, wa=12.0, wm=2.0, group_size=8), num_classes=CLASSES))
+
+
+def of_small_images(model: nn.Module) -> nn.Module:
+    """Told of small images, so that looking for its stages is quick."""
     model.pretrained_cfg = {"input_size": (3, 64, 64)}
     return model
 
@@ -83,9 +102,17 @@ FOREIGN: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, int], ...], b
         ((64, 64), (80, 65)),
         True,
     ),
-    "efficientnet": (partial(small, "mnasnet_small"), ((64, 64), (65, 96)), True),
-    "regnet": (partial(small, "regnetx_002"), ((64, 64), (65, 96)), True),
-    "mobilenetv3": (partial(small, "mobilenetv3_small_050"), ((64, 64), (65, 96)), True),
+    "efficientnet": (
+        partial(mobile, EfficientNet, "ds_r1_k3_s1_e1_c8", "ir_r2_k3_s2_e2_c16", "ir_r3_k3_s2_e2_c24"),
+        ((32, 32), (33, 48)),
+        True,
+    ),
+    "regnet": (regnet, ((64, 64), (65, 96)), True),
+    "mobilenetv3": (
+        partial(mobile, MobileNetV3, "ds_r1_k3_s2_e1_c16_se0.25_nre", "ir_r2_k3_s2_e2_c24_se0.25", "cn_r1_k1_s1_c48"),
+        ((32, 32), (33, 48)),
+        True,
+    ),
     "vit": (
         partial(small, "vit_tiny_patch16_224", img_size=(16, 24), patch_size=4, embed_dim=32, depth=6, num_heads=2,
                 reg_tokens=2, global_pool="avg", dynamic_img_size=True),
