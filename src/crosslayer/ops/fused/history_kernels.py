@@ -1,5 +1,8 @@
 """Triton kernels of `history_sum`: one program holds positions × channels of one image, for all stored layers."""
 
+# Triton reads these functions itself; to a type checker its static_range is no iterator, its tensors are tuples.
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+
 import triton
 import triton.language as tl
 

@@ -7,6 +7,8 @@ The kernels take the maps' addresses as arguments, so nothing is copied to the d
 there is one specialisation for each number of layers. More than `MOST_LAYERS` are summed group by group.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,12 +32,13 @@ def fused(values: list[Tensor], factors: Tensor) -> Tensor:
 @torch.library.custom_op("crosslayer::history_sum", mutates_args=())
 def history_sum_op(values: list[Tensor], factors: Tensor) -> Tensor:
     """The forward launch."""
-    from crosslayer.ops.fused.history_kernels import forward_kernel
+    from crosslayer.ops.fused import history_kernels
 
     values = alike(values)
     out = new_map(values[0])
     grid, sizes, options = launch(values, 1024)
-    forward_kernel[grid](out, tuple(values), factors.contiguous(), *sizes, **options)
+    kernel: Any = history_kernels.forward_kernel
+    kernel[grid](out, tuple(values), factors.contiguous(), *sizes, **options)
     return out
 
 
@@ -47,7 +50,7 @@ def _(values: list[Tensor], factors: Tensor) -> Tensor:
 @torch.library.custom_op("crosslayer::history_sum_backward", mutates_args=())
 def history_sum_backward(gradient: Tensor, values: list[Tensor], factors: Tensor) -> tuple[list[Tensor], Tensor]:
     """The backward launch: dV_m and df."""
-    from crosslayer.ops.fused.history_kernels import backward_kernel
+    from crosslayer.ops.fused import history_kernels
 
     values = alike(values)
     batch, channels = values[0].shape[:2]
@@ -56,8 +59,9 @@ def history_sum_backward(gradient: Tensor, values: list[Tensor], factors: Tensor
     grid, sizes, options = launch(values, 4096)
     partials = factors.new_empty((grid[0], len(values), channels), dtype=accumulator(values[0]))
     arguments = (gradient, tuple(values), factors.contiguous(), tuple(value_gradients), partials)
-    backward_kernel[grid](*arguments, *sizes, **options)
-    return value_gradients, partials.unflatten(0, (batch, -1)).sum(1).to(factors.dtype)
+    kernel: Any = history_kernels.backward_kernel
+    kernel[grid](*arguments, *sizes, **options)
+    return value_gradients, partials.unflatten(0, (batch, sizes[2])).sum(1).to(factors.dtype)
 
 
 @history_sum_backward.register_fake
@@ -87,7 +91,7 @@ def alike(values: list[Tensor]) -> list[Tensor]:
     return [first, *(value.contiguous(memory_format=layout_of(first)) for value in values[1:])]
 
 
-def launch(values: list[Tensor], elements: int):
+def launch(values: list[Tensor], elements: int) -> tuple[tuple[int, int], tuple[int, ...], dict[str, Any]]:
     """Grid, sizes and strides, and options of a launch with tiles of so many numbers."""
     from crosslayer.ops.fused.triton_types import TRITON_TYPES
 

@@ -1,5 +1,8 @@
 """Backward kernels of `light_merge_norm`; see light_merge_norm.py for the equations."""
 
+# Triton reads these functions itself; to a type checker its static_range is no iterator, its tensors are tuples.
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+
 import triton
 import triton.language as tl
 
@@ -139,6 +142,7 @@ def merge_gradient_kernel(
     taps = flipped(load_taps(value_kernel, channel, present, ACC))
     own = per_image(gate, batch, channels, channel, present, ACC)
     old = per_image(scale, batch, channels, channel, present, ACC)
+    shortcut_taps = taps
     if HAS_KERNEL:
         shortcut_taps = flipped(load_taps(shortcut_kernel, channel, present, ACC))
     if not BATCH_STATISTICS:  # the window holds dout

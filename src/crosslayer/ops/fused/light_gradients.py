@@ -93,7 +93,8 @@ def normalise_backward(
         sums = sums.times(norm.kept((norm.weight * norm.inverse).expand(x.shape[:2])))  # so far dout stood for dz
     like = (value_kernel, gate, scale, present(shortcut_kernel, value_kernel), weight, weight)
     small = (*term_gradients(terms, sums), *affine)
-    return dx, ds, *(one.to(other.dtype, copy=True) for one, other in zip(small, like, strict=True))
+    kernel, own, old, carried, slope, shift = (outgoing(one, to.dtype) for one, to in zip(small, like, strict=True))
+    return dx, ds, kernel, own, old, carried, slope, shift
 
 
 @normalise_backward.register_fake
@@ -102,6 +103,11 @@ def _(gradient, x, shortcut, value_kernel, gate, scale, shortcut_kernel, weight,
     ds = torch.empty_like(shortcut, memory_format=layout_of(x))
     small = (value_kernel, gate, scale, kernel, weight, weight)
     return new_map(x), ds, *(torch.empty_like(one, memory_format=torch.contiguous_format) for one in small)
+
+
+def outgoing(one: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor of its own, laid out as announced."""
+    return one.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def recomputed(gradient: Tensor, inputs: Inputs, norm: Norm, has_kernel: bool) -> tuple[Tensor, tuple[Tensor, Tensor]]:

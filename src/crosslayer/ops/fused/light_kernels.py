@@ -4,6 +4,9 @@ A program holds columns × channels of some rows of one image. It walks down the
 window in registers, so that each row is fetched once; the two neighbouring columns come from the cache.
 """
 
+# Triton reads these functions itself; to a type checker its static_range is no iterator, its tensors are tuples.
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+
 import triton
 import triton.language as tl
 

@@ -24,7 +24,7 @@ def statistics(
     partials = x.new_empty((3, launch.programs, x.shape[1]), dtype=accumulator(x))
     launch_over(statistics_kernel, launch, inputs.x, *inputs, partials, HAS_KERNEL=shortcut_kernel is not None)
     counts, means, deviations = partials.unbind()
-    total = counts.sum(0)
+    total = counts.sum(0).clamp_min(1)  # an empty batch has none
     mean = (counts * means).sum(0) / total
     return mean, (deviations + counts * (means - mean).square()).sum(0) / total
 
