@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from crosslayer.models.resnet import ResNet
+from crosslayer.ops import implementation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ def profile_model(model: nn.Module, image_size: int = 32) -> Profile:
     image = torch.zeros(1, 3, image_size, image_size, device=where.device, dtype=where.dtype)
     training = model.training
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), implementation("reference"):  # the counter knows PyTorch's own operations
         with (whole := FlopCounterMode(display=False)):
             model(image)
         total = Part("network", count_parameters(model), whole.get_total_flops() // 2)
