@@ -9,6 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+if not torch.cuda.is_available():  # before Triton is imported: its kernels run in its interpreter then
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from crosslayer.cli import main
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")

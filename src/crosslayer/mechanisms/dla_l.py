@@ -32,7 +32,7 @@ from crosslayer.mechanisms.interface import Mechanism, StageShape, register
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.mrla_l import recursion_shares
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head
-from crosslayer.ops import global_average_pool, head_gate, light_merge
+from crosslayer.ops import global_average_pool, head_gate
 from crosslayer.ops.shapes import ChannelScale, HeadGate, InputMap, Map, Prefix
 
 
@@ -63,7 +63,6 @@ class DLALight(Mechanism[State]):
         super().__init__(shape, config)
         form, channels, blocks = FORMS[shape.layout], shape.channels, range(shape.depth)
         self.head_channels = channels_per_head(channels, config.head_channels or form.head_channels)
-        self.activation = form.light_activation
         self.seen_context = dla_b.CONTEXTS[config.context]
         reduction = config.reduction or dla_b.published_reduction(shape)
         self.cell = CELLS[config.cell](channels, reduction, config.activation)
@@ -88,9 +87,8 @@ class DLALight(Mechanism[State]):
         gate = head_gate(query, key, self.head_channels)
         carried = self.lambdas[t] * torch.sigmoid(refreshed.memory)
         kernel = self.carried_kernel(t)
-        merged = light_merge(x, carry, projection.value.weight, gate, carried, kernel, self.activation)
-        state = State(context, [*state.gates, gate], [*state.carried, carried])
-        return out + self.branches[t](merged), state
+        merged = self.branches[t].merge(out, x, carry, projection.value.weight, gate, carried, kernel)
+        return merged, State(context, [*state.gates, gate], [*state.carried, carried])
 
     def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:
         """Adds a class token's normalised copy to it."""

@@ -18,6 +18,7 @@ from timm.layers.norm import LayerNorm2d
 from torch import nn
 
 from crosslayer.mechanisms.interface import LayoutName
+from crosslayer.mechanisms.light_branch import LightBranch, MapBranch, TokenBranch
 from crosslayer.ops.shapes import Prefix
 
 
@@ -28,19 +29,12 @@ class Form:
     head_channels: int
     window: int | None
     """Blocks after which the B forms begin anew, if they do."""
-    light_activation: str
-    """φ of the light form's value: `identity` or `gelu`."""
     norm: Callable[[int], nn.Module]
     """Before the attention."""
-    light_branch: Callable[[int, float], nn.Sequential]
-    """After it, in the light forms."""
+    light_branch: Callable[[int, float], LightBranch]
+    """The merge and what follows it, in the light forms."""
     base_branch: Callable[[int, float], nn.Sequential]
     """After it, in the base forms."""
-
-
-def map_light_branch(channels: int, drop_path: float) -> nn.Sequential:
-    """DropPath(BN(·))."""
-    return nn.Sequential(nn.BatchNorm2d(channels), DropPath(drop_path))
 
 
 def map_base_branch(channels: int, drop_path: float) -> nn.Sequential:
@@ -64,8 +58,8 @@ def layer_norm(channels: int) -> nn.Module:
 
 
 FORMS: dict[LayoutName, Form] = {
-    "maps": Form(32, None, "identity", no_norm, map_light_branch, map_base_branch),
-    "tokens": Form(16, 4, "gelu", layer_norm, token_branch, token_branch),
+    "maps": Form(32, None, no_norm, MapBranch, map_base_branch),
+    "tokens": Form(16, 4, layer_norm, TokenBranch, token_branch),
 }
 
 

@@ -23,7 +23,7 @@ from crosslayer.mechanisms.interface import Mechanism, StageShape, register
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.mrla_b import Config
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head
-from crosslayer.ops import global_average_pool, head_gate, light_merge
+from crosslayer.ops import global_average_pool, head_gate
 from crosslayer.ops.shapes import ChannelScale, HeadGate, InputMap, Map, Prefix
 
 
@@ -42,7 +42,6 @@ class MRLALight(Mechanism[State]):
         super().__init__(shape, config)
         form, channels, blocks = FORMS[shape.layout], shape.channels, range(shape.depth)
         self.head_channels = channels_per_head(channels, config.head_channels or form.head_channels)
-        self.activation = form.light_activation
         self.norms = TypedModuleList(form.norm(channels) for _ in blocks)
         self.shortcut_norms = TypedModuleList(form.norm(channels) for _ in blocks)
         self.projections = TypedModuleList(QueryKeyValue(channels) for _ in blocks)
@@ -59,8 +58,8 @@ class MRLALight(Mechanism[State]):
         query, key = projection.query_key(global_average_pool(x))
         gate = head_gate(query, key, self.head_channels)
         carried = self.lambdas[t].unsqueeze(0)
-        merged = light_merge(x, carry, projection.value.weight, gate, carried, activation=self.activation)
-        return out + self.branches[t](merged), State([*state.gates, gate], [*state.carried, carried])
+        merged = self.branches[t].merge(out, x, carry, projection.value.weight, gate, carried, None)
+        return merged, State([*state.gates, gate], [*state.carried, carried])
 
     def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:
         """Adds a class token's normalised copy to it."""

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from crosslayer.models.resnet import ResNet
+from crosslayer.ops import implementation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ def total_of(model: nn.Module, image_size: int) -> Part:
 
 @contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode, without gradients of any parameter; afterwards as it was.
+    """In evaluation mode, on the ops' reference, without gradients of any parameter; afterwards as it was.
 
     `no_grad` alone does not do: a view of a parameter made under it asks for a gradient and has no history, which
     PyTorch's counter cannot bear.
@@ -77,7 +78,7 @@ def at_rest(model: nn.Module) -> Iterator[None]:
     for parameter in learning:
         parameter.requires_grad_(False)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), implementation("reference"):
             yield
     finally:
         for parameter in learning:

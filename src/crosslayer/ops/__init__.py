@@ -1,7 +1,20 @@
-"""Arithmetic without parameters: each op's meaning and its plain PyTorch reference."""
+"""Arithmetic without parameters: each op's meaning, its plain PyTorch reference, and for some a fused form."""
 
 from crosslayer.ops.history import history_sum, history_weights
 from crosslayer.ops.light_merge import head_gate, light_merge
+from crosslayer.ops.light_merge_norm import Normalisation, light_merge_norm
 from crosslayer.ops.pooling import global_average_pool
+from crosslayer.ops.selection import get_implementation, implementation, set_implementation
 
-__all__ = ["global_average_pool", "head_gate", "history_sum", "history_weights", "light_merge"]
+__all__ = [
+    "Normalisation",
+    "get_implementation",
+    "global_average_pool",
+    "head_gate",
+    "history_sum",
+    "history_weights",
+    "implementation",
+    "light_merge",
+    "light_merge_norm",
+    "set_implementation",
+]

@@ -1,0 +1,78 @@
+"""What the light forms add to a block's output: the merge, its normalisation, and the dropping of paths."""
+
+from typing import final
+
+from timm.layers.drop import DropPath
+from torch import nn
+from typing_extensions import TypeIs
+
+from crosslayer.ops import Normalisation, light_merge, light_merge_norm
+from crosslayer.ops.shapes import ChannelScale, HeadGate, Kernel, Map
+
+
+@final
+class MapBranch(nn.Sequential):
+    """out = x + DropPath(BN(z)), on maps; called by itself, DropPath(BN(·))."""
+
+    def __init__(self, channels: int, drop_path: float) -> None:
+        super().__init__(nn.BatchNorm2d(channels), DropPath(drop_path))
+
+    def merge(
+        self,
+        out: Map,
+        x: Map,
+        shortcut: Map,
+        kernel: Kernel,
+        gate: HeadGate,
+        scale: ChannelScale,
+        carried: Kernel | None,
+    ) -> Map:
+        """The block's output with the merge added; nothing stands before the merge, so x is the output itself.
+
+        A normalisation that has been exchanged for another (over several devices, frozen) is called as it is.
+        """
+        norm, drop = self
+        if not (plain_norm(norm) and isinstance(drop, DropPath)):
+            return out + self(light_merge(x, shortcut, kernel, gate, scale, carried))
+        keep = drop(out.new_ones(out.shape[0], 1, 1, 1)) if drop.training and drop.drop_prob > 0 else None
+        return light_merge_norm(x, shortcut, kernel, gate, scale, carried, counted(norm), keep)
+
+
+@final
+class TokenBranch(nn.Sequential):
+    """out = out + DropPath(z) with GELU on the value, on tokens; called by itself, DropPath(·)."""
+
+    def __init__(self, _channels: int, drop_path: float) -> None:
+        super().__init__(DropPath(drop_path))
+
+    def merge(
+        self,
+        out: Map,
+        x: Map,
+        shortcut: Map,
+        kernel: Kernel,
+        gate: HeadGate,
+        scale: ChannelScale,
+        carried: Kernel | None,
+    ) -> Map:
+        """The block's output with the merge of its normalised copy x added."""
+        return out + self(light_merge(x, shortcut, kernel, gate, scale, carried, activation="gelu"))
+
+
+LightBranch = MapBranch | TokenBranch
+
+
+def plain_norm(norm: nn.Module) -> TypeIs[nn.BatchNorm2d]:
+    """Whether a normalisation is the one a map's branch is built with, and keeps running means."""
+    return type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats and norm.momentum is not None
+
+
+def counted(norm: nn.BatchNorm2d) -> Normalisation:
+    """A module's normalisation as the op takes it; in training, one batch more has been seen."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.momentum is not None
+    if norm.training and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    statistics = (norm.running_mean, norm.running_var)
+    return Normalisation(norm.weight, norm.bias, *statistics, norm.training, norm.momentum, norm.eps)

@@ -1,0 +1,132 @@
+"""The merge of the L forms with what follows it on maps: normalisation, and the addition to the block's output."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from crosslayer.ops.fused import light_merge_norm as fused
+from crosslayer.ops.light_merge import light_merge
+from crosslayer.ops.selection import takes_fused
+from crosslayer.ops.shapes import ChannelScale, HeadGate, Kernel, Map
+
+
+class Normalisation(NamedTuple):
+    """What batch normalisation needs, as in `torch.nn.functional.batch_norm`.
+
+    Args:
+        weight: w, per channel.
+        bias: b, per channel.
+        running_mean: μ known beforehand; with `training`, moved in place towards the batch's mean.
+        running_var: σ² likewise, towards the batch's unbiased variance.
+        training: whether the batch's own statistics are used.
+        momentum: how far the running statistics move, from 0 to 1.
+        epsilon: ε, added to the variance.
+    """
+
+    weight: Float[Tensor, " channels"]
+    bias: Float[Tensor, " channels"]
+    running_mean: Float[Tensor, " channels"]
+    running_var: Float[Tensor, " channels"]
+    training: bool
+    momentum: float
+    epsilon: float
+
+
+Keep = Float[Tensor, "batch 1 1 1"]
+"""What DropPath multiplies each image's branch with."""
+
+
+def light_merge_norm(
+    x: Map,
+    shortcut: Map,
+    value_kernel: Kernel,
+    value_gate: HeadGate,
+    shortcut_scale: ChannelScale,
+    shortcut_kernel: Kernel | None,
+    norm: Normalisation,
+    keep: Keep | None = None,
+) -> Map:
+    """x + keep ⊙ BN(G ⊙ DW(x; K) + a ⊙ s + DW(s; K_s)); see `light_merge` for its terms.
+
+    Raises:
+        ValueError: statistics of a single value per channel are asked for, or fused where it cannot run.
+    """
+    run = fused_form if takes_fused("light_merge_norm", x, obstacle(value_kernel, shortcut_kernel)) else reference
+    return run(x, shortcut, value_kernel, value_gate, shortcut_scale, shortcut_kernel, norm, keep)
+
+
+def reference(
+    x: Map,
+    shortcut: Map,
+    value_kernel: Kernel,
+    value_gate: HeadGate,
+    shortcut_scale: ChannelScale,
+    shortcut_kernel: Kernel | None,
+    norm: Normalisation,
+    keep: Keep | None,
+) -> Map:
+    """In plain PyTorch."""
+    merged = light_merge(x, shortcut, value_kernel, value_gate, shortcut_scale, shortcut_kernel)
+    branch = F.batch_norm(
+        merged,
+        norm.running_mean,
+        norm.running_var,
+        norm.weight,
+        norm.bias,
+        norm.training,
+        norm.momentum,
+        norm.epsilon,
+    )
+    return x + (branch if keep is None else branch * keep)
+
+
+def fused_form(
+    x: Map,
+    shortcut: Map,
+    value_kernel: Kernel,
+    value_gate: HeadGate,
+    shortcut_scale: ChannelScale,
+    shortcut_kernel: Kernel | None,
+    norm: Normalisation,
+    keep: Keep | None,
+) -> Map:
+    """In one pass over the maps, or with the batch's statistics in two."""
+    shortcut = shortcut.to(x.dtype)
+    gate = value_gate.repeat_interleave(x.shape[1] // value_gate.shape[1], dim=1)
+    terms = (x, shortcut, value_kernel, gate, shortcut_scale.expand_as(gate), shortcut_kernel)
+    mean, variance = norm.running_mean, norm.running_var
+    if norm.training:
+        mean, variance = batch_statistics(terms, norm)
+    images = None if keep is None else keep.flatten()
+    return fused.normalise(*terms, norm.weight, norm.bias, mean, variance, images, norm.epsilon, norm.training)
+
+
+def batch_statistics(terms: tuple[Tensor | None, ...], norm: Normalisation) -> tuple[Tensor, Tensor]:
+    """z's mean and variance in every channel; moves the running ones as `batch_norm` does.
+
+    Raises:
+        ValueError: there is one value per channel only.
+    """
+    x = terms[0]
+    assert x is not None
+    count = x.shape[0] * x.shape[2] * x.shape[3]
+    if count == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
+    with torch.no_grad():
+        mean, variance = fused.statistics(*(None if term is None else term.detach() for term in terms))
+        if count:
+            unbiased = variance * (count / (count - 1))
+            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
+            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
+    return mean, variance
+
+
+def obstacle(value_kernel: Kernel, shortcut_kernel: Kernel | None) -> str | None:
+    """Why the kernels cannot take these arguments, if they cannot."""
+    for kernel in (value_kernel, shortcut_kernel):
+        if kernel is not None and tuple(kernel.shape[2:]) != (3, 3):
+            return f"a depth-wise kernel is {kernel.shape[2]}×{kernel.shape[3]}, and its kernels are written for 3×3"
+    return None

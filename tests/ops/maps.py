@@ -1,0 +1,34 @@
+"""Maps in every layout, and what is close to the float64 reference in every precision."""
+
+import torch
+from torch import Tensor
+
+SIZES = [(2, 6, 5, 7), (1, 70, 1, 1), (2, 4, 1, 9), (2, 3, 6, 1)]
+LAYOUTS = ["contiguous", "channels_last", "sliced"]
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+
+def noise(seed: int = 0):
+    """Draws float64 tensors, one after another."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def laid_out(x: Tensor, layout: str) -> Tensor:
+    """The same numbers, lying otherwise."""
+    if layout == "channels_last":
+        return x.contiguous(memory_format=torch.channels_last)
+    if layout == "sliced":
+        wider = x.new_zeros(*x.shape[:3], 2 * x.shape[3])
+        wider[..., ::2] = x
+        return wider[..., ::2]
+    return x.contiguous()
+
+
+def assert_close(found: Tensor, expected: Tensor, dtype: torch.dtype, name: str) -> None:
+    """Relative to the largest number expected."""
+    assert found.shape == expected.shape, name
+    if not found.numel():
+        return
+    error = (found.double().cpu() - expected).abs().max() / expected.abs().max().clamp_min(1e-3)
+    assert error <= TOLERANCE[dtype], f"{name}: {error:.2e}"
