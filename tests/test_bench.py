@@ -84,11 +84,11 @@ def test_faults_are_one_sentence(crosslayer, words: tuple[str, ...], sentence: s
     assert not out
 
 
-def test_fused_is_refused_where_there_is_the_reference_only(crosslayer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delattr("crosslayer.ops.set_implementation", raising=False)
-    code, _, err = crosslayer("bench", "--impls", "fused")
+def test_fused_is_refused_where_it_cannot_run(crosslayer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("crosslayer.ops.selection.INTERPRETED", False)
+    code, _, err = crosslayer("bench", "--impls", "fused", "--device", "cpu")
     assert code == 2
-    assert "have their reference only" in err
+    assert "--impls fused: tensors are on cpu" in err
 
 
 def test_groups_are_led_by_the_plain_network():

@@ -1,9 +1,12 @@
 """What a plan may hold: every fault is one sentence, told before anything is measured."""
 
+import torch
+
 from crosslayer.benchmark.configuration import PLAIN, Plan
-from crosslayer.benchmark.implementations import check_implementation
 from crosslayer.benchmark.networks import build_network
 from crosslayer.errors import UsageError
+from crosslayer.ops.selection import general_obstacle
+from crosslayer.training.device import choose_device
 from crosslayer.training.validation import flag
 
 LISTS = ("backbones", "mechanisms", "modes", "precisions", "compiled", "impls", "batch_sizes")
@@ -13,8 +16,8 @@ LEAST = {"num_classes": 1, "threads": 1, "rounds": 1}
 def check(plan: Plan) -> None:
     """Raises UsageError for a value outside its range, an unknown name, or two that do not go together."""
     check_numbers(plan)
-    for impl in plan.impls:
-        check_implementation(impl)
+    if "fused" in plan.impls and (obstacle := general_obstacle(torch.empty(0, device=choose_device(plan.device)))):
+        raise UsageError(f"--impls fused: {obstacle}; use auto or reference")
     pairs = {(backbone, mechanism) for backbone in plan.backbones for mechanism in (PLAIN, *plan.mechanisms)}
     for backbone, mechanism in sorted(pairs | ({(plan.baseline, PLAIN)} if plan.baseline else set())):
         build_network(backbone, mechanism, plan.num_classes)

@@ -14,11 +14,11 @@ import torch
 
 from crosslayer.benchmark.configuration import Configuration, Precision
 from crosslayer.benchmark.cost import step_cost
-from crosslayer.benchmark.implementations import set_implementation
 from crosslayer.benchmark.limits import measure_limits, synchronise
 from crosslayer.benchmark.memory import peak_of_tensors, peak_resident_set, resident_set, saved_for_backward
 from crosslayer.benchmark.networks import build_network
 from crosslayer.benchmark.workload import STEPS, Step
+from crosslayer.ops import implementation, set_implementation
 
 WARM_UP = 2
 """Steps after the first that are not counted either."""
@@ -43,8 +43,8 @@ class Worker:
         torch.manual_seed(0)
         torch.backends.cudnn.benchmark = True
         model = build_network(chosen.backbone, chosen.mechanism, chosen.num_classes)
-        set_implementation("reference")
-        cost = step_cost(model, chosen)
+        with implementation("reference"):
+            cost = step_cost(model, chosen)
         set_implementation(chosen.impl)
         self.step = STEPS[chosen.mode](model, chosen)
         before = resident_set()
