@@ -76,3 +76,8 @@ def test_unknown_names_offer_the_closest():
         create_model("cifar_resnet22", num_classes=2)
     with pytest.raises(ValueError, match="has no option 'reduce'; it has: reduction"):
         configure("se", {"reduce": 2})
+
+
+def test_every_mechanism_is_described_by_its_own_file():
+    files = {lookup(name).module for name in list_mechanisms()}
+    assert len(files) == len(list_mechanisms())

@@ -13,18 +13,24 @@ forms.py.
 the released code has σ, and so has this.
 """
 
+import dataclasses
 from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
+from crosslayer.mechanisms import mrla_b
 from crosslayer.mechanisms.forms import FORMS, normalised_prefix
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register
 from crosslayer.mechanisms.module_list import TypedModuleList
-from crosslayer.mechanisms.mrla_b import Config
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head
 from crosslayer.ops import global_average_pool, head_gate
 from crosslayer.ops.shapes import ChannelScale, HeadGate, InputMap, Map, Prefix
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(mrla_b.Config):
+    """Options of MRLA-L: those of MRLA-B."""
 
 
 class State(NamedTuple):
