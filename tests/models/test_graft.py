@@ -60,12 +60,17 @@ def test_stages_are_found(name: str, stages: list[str], caplog: pytest.LogCaptur
         ("resnet18", "ba", {}, "reaches into a network's blocks"),
         ("resnet18", "dla_x", {}, "unknown mechanism 'dla_x'"),
         ("resnet18", "dla_l", {"depth": 3}, "has no option 'depth'"),
-        ("resnet18", "dla_l", {"start": "zero"}, "start is 'zero'"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_reason(name: str, mechanism: str, options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         graft(timm.create_model(name), mechanism, **options)
+
+
+@pytest.mark.mistyped
+def test_an_unknown_start_is_refused():
+    with pytest.raises(ValueError, match="start is 'zero'"):
+        graft(small_resnet(), "dla_l", start="zero")  # type: ignore[arg-type]
 
 
 def test_a_network_is_grafted_onto_once():

@@ -77,8 +77,8 @@ def test_a_cosine_is_not_extended(crosslayer, whole: Path):
 
 @pytest.mark.parametrize("name", ["imagenet", "imagenet_fast", "finetune"])
 def test_recipes_without_data_say_so(crosslayer, tmp_path: Path, name: str):
-    words = ("--backbone", "cifar_resnet20", "--no-graft", "--no-pretrained", "--freeze-epochs", 0)
-    words += ("--graft-lr", "None", "--output", tmp_path / "run", "--device", "cpu")
+    words = ("--backbone", "cifar_resnet20", "--no-graft", "--no-pretrained", "--no-freeze-norm")
+    words += ("--freeze-epochs", 0, "--graft-lr", "None", "--output", tmp_path / "run", "--device", "cpu")
     code, _, err = crosslayer("train", name, *words)
     assert code == 2
     assert f"recipe {name} has no data of its own: give --data a folder, or hf://OWNER/NAME" in err

@@ -1,6 +1,7 @@
 """Residual networks: for 32×32 images (arXiv 1512.03385, section 4.2; bottleneck form: 1603.05027) and for ImageNet."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, final
 
 import torch
@@ -15,6 +16,8 @@ from crosslayer.ops import global_average_pool
 from crosslayer.ops.shapes import Images, Map
 
 StemName = Literal["small", "large", "deep"]
+Levels = int | Sequence[int]
+"""Levels of features by number, or how many of the last."""
 
 
 class ResNetShape(NamedTuple):
@@ -95,7 +98,7 @@ class ResNet(nn.Module):
     def forward_intermediates(
         self,
         images: Images,
-        indices: int | list[int] | None = None,
+        indices: Levels | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
@@ -105,7 +108,7 @@ class ResNet(nn.Module):
 
         This is timm's protocol, which `features_only=True` uses.
         """
-        taken, last = feature_take_indices(len(self.feature_info), indices)
+        taken, last = feature_take_indices(len(self.feature_info), as_timm_has_it(indices))
         x, carry = self.forward_stem_convolution(images), None
         maps = [x] if 0 in taken else []
         x = self.maxpool(x)
@@ -118,10 +121,10 @@ class ResNet(nn.Module):
         return maps if intermediates_only else (x if carry is None else torch.cat([x, carry], dim=1), maps)
 
     def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: Levels = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Drops the stages after the last of the levels `indices`, and the classifier."""
-        taken, last = feature_take_indices(len(self.feature_info), indices)
+        taken, last = feature_take_indices(len(self.feature_info), as_timm_has_it(indices))
         del self.stages[last:]
         if prune_head:
             self.reset_classifier(0)
@@ -143,6 +146,11 @@ class ResNet(nn.Module):
             raise ValueError(f"global_pool is {global_pool!r}; these networks have 'avg' only")
         self.num_classes = num_classes
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+
+def as_timm_has_it(levels: Levels | None) -> int | list[int] | None:
+    """Levels as timm's own function takes them."""
+    return list(levels) if isinstance(levels, Sequence) else levels
 
 
 def stem_convolution(stem: StemName, in_chans: int, channels: int) -> nn.Module:
