@@ -121,7 +121,7 @@ FOREIGN: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, int], ...], b
     ),
     "swin": (
         partial(small, "swin_tiny_patch4_window7_224", img_size=32, embed_dim=16, depths=(2, 2), num_heads=(2, 2),
-                window_size=4),
+                window_size=4, drop_path_rate=0.0),
         ((32, 32),),
         False,
     ),
