@@ -15,7 +15,7 @@ from crosslayer.models.factory import mechanism_factory
 from crosslayer.models.finished_states import finished_states
 from crosslayer.models.grafted_stage import GraftedStage
 from crosslayer.models.layouts import ChannelsFirst, ChannelsLast, Layout, TokenRows
-from crosslayer.models.repeats import Repeat, find_repeats
+from crosslayer.models.repeats import Repeat, find_repeats, watch
 from crosslayer.models.stage import MechanismFactory
 from crosslayer.models.vit import LookingBackTransformer
 
@@ -63,13 +63,14 @@ def graft(model: nn.Module, mechanism: str, *, start: StartName = "identity", **
     grafted = copy.deepcopy(model)
     training = grafted.training
     image = example_image(grafted.eval())
-    repeats = find_repeats(grafted, image)
+    calls = watch(grafted, image)
+    repeats = find_repeats(grafted, calls)
     if not repeats:
         raise ValueError(f"nothing repeats in {type(model).__name__}: no two blocks of one shape follow each other")
     stages = attach(grafted, repeats, build, identity=start == "identity")
-    look_back(grafted, stages, image)
+    looking_back = look_back(grafted, stages, image)
     if start == "identity":
-        check_identity(model, grafted, image)
+        check_identity(type(model).__name__, calls[grafted][0].returned, looking_back)
     attachments = [
         Attachment(path, len(stage), stage.channels, mechanism)
         for path, stage in stages.items()
@@ -129,26 +130,28 @@ def output_format(owner: nn.Module) -> str:
     return getattr(owner, "output_fmt", "NCHW")
 
 
-def look_back(model: nn.Module, stages: dict[str, GraftedStage], image: Tensor) -> None:
-    """Raises ValueError unless every stage looks back when the network sees an image."""
+def look_back(model: nn.Module, stages: dict[str, GraftedStage], image: Tensor) -> Any:
+    """What the network makes of an image.
+
+    Raises:
+        ValueError: a stage did not look back meanwhile.
+    """
     with torch.no_grad(), finished_states(model) as finished:
-        model(image)
+        outputs = model(image)
     reached = {mechanism for mechanism, _ in finished}
     missed = [path for path, stage in stages.items() if stage.mechanism not in reached]
     if missed:
         raise ValueError(
             f"{type(model).__name__} reaches into {missed[0]} past its stage; nothing can be grafted there"
         )
+    return outputs
 
 
-def check_identity(model: nn.Module, grafted: nn.Module, image: Tensor) -> None:
-    """Raises ValueError unless the two give equal outputs in evaluation mode."""
-    training = model.training
-    with torch.no_grad():
-        theirs, ours = (pytree.tree_leaves(network(image)) for network in (model.eval(), grafted))
-    model.train(training)
-    if not all(torch.equal(a, b) for a, b in zip(theirs, ours, strict=True)):
-        raise ValueError(f"{type(model).__name__} gives other outputs with idle scales; this network cannot be grafted")
+def check_identity(name: str, plain: Any, grafted: Any) -> None:
+    """Raises ValueError unless the network's outputs with and without the graft are equal."""
+    pairs = zip(pytree.tree_leaves(plain), pytree.tree_leaves(grafted), strict=True)
+    if not all(torch.equal(a, b) for a, b in pairs):
+        raise ValueError(f"{name} gives other outputs with idle scales; this network cannot be grafted")
 
 
 def example_image(model: nn.Module) -> Tensor:

@@ -36,12 +36,11 @@ class Call(NamedTuple):
 Calls = dict[nn.Module, list[Call]]
 
 
-def find_repeats(model: nn.Module, image: Tensor) -> list[Repeat]:
-    """The outermost modules whose children repeat a shape, in the order they are reached.
+def find_repeats(model: nn.Module, calls: Calls) -> list[Repeat]:
+    """The outermost modules whose children repeat a shape in a pass that was watched, in the order they are named.
 
     A child counts as a block if it is made of two convolutions or linear layers at least.
     """
-    calls = watch(model, image)
     found: list[Repeat] = []
     for path, module in model.named_modules():
         within = any(path.startswith(f"{repeat.path}.") for repeat in found)

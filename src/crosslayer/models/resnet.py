@@ -80,7 +80,7 @@ class ResNet(nn.Module):
         x, carry = self.forward_stem(images), None
         for stage in self.stages:
             x, carry = stage(x, carry)
-        return x if carry is None else torch.cat([x, carry], dim=1)
+        return joined(x, carry)
 
     def forward_stem(self, images: Images) -> Map:
         """What the first stage is given."""
@@ -118,7 +118,7 @@ class ResNet(nn.Module):
             x, carry = stage(x, carry)
             if level in taken:
                 maps.append(x)
-        return maps if intermediates_only else (x if carry is None else torch.cat([x, carry], dim=1), maps)
+        return maps if intermediates_only else (joined(x, carry), maps)
 
     def prune_intermediate_layers(
         self, indices: Levels = 1, prune_norm: bool = False, prune_head: bool = True
@@ -146,6 +146,11 @@ class ResNet(nn.Module):
             raise ValueError(f"global_pool is {global_pool!r}; these networks have 'avg' only")
         self.num_classes = num_classes
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+
+def joined(x: Map, carry: Tensor | None) -> Map:
+    """The last map, with what the mechanism hands on at the network's end beside it."""
+    return x if carry is None else torch.cat([x, carry], dim=1)
 
 
 def as_timm_has_it(levels: Levels | None) -> int | list[int] | None:

@@ -81,6 +81,7 @@ def build_named(
     return model
 
 
-default_cfgs = generate_default_cfgs({name: default_config(backbone) for name, (backbone, _) in names().items()})
-for _name, (_backbone, _mechanism) in names().items():
+_NAMES = names()
+default_cfgs = generate_default_cfgs({name: default_config(backbone) for name, (backbone, _) in _NAMES.items()})
+for _name, (_backbone, _mechanism) in _NAMES.items():
     globals()[_name] = register_model(entrypoint(_name, _backbone, _mechanism))
