@@ -1,28 +1,38 @@
-"""Where fused ops are tested: in Triton's interpreter on a CPU, and on a GPU where there is one."""
+"""Where fused ops are tested: compiled for the CPU, in Triton's interpreter, and on a GPU where there is one."""
+
+import os
 
 import pytest
 import torch
 
 from crosslayer.ops import selection
 
+INTERPRETER = os.environ.get("TRITON_INTERPRET") == "1"
+
 
 @pytest.fixture(
     params=[
-        pytest.param("cpu", marks=pytest.mark.skipif(not selection.INTERPRETED, reason="TRITON_INTERPRET is not set")),
+        "native",
+        pytest.param("interpreter", marks=pytest.mark.skipif(not INTERPRETER, reason="TRITON_INTERPRET is not set")),
         pytest.param(
             "cuda",
             marks=[
                 pytest.mark.cuda,
                 pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
-                pytest.mark.skipif(selection.INTERPRETED, reason="TRITON_INTERPRET is set"),
+                pytest.mark.skipif(INTERPRETER, reason="TRITON_INTERPRET is set"),
             ],
         ),
     ]
 )
-def device(request: pytest.FixtureRequest) -> str:
-    if not selection.HAS_TRITON:
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where maps are, for each set of kernels: those compiled for the CPU, Triton's in its interpreter, and on CUDA."""
+    obstacle = selection.native_obstacle()
+    if request.param == "native" and obstacle:
+        pytest.skip(obstacle)
+    if request.param != "native" and not selection.HAS_TRITON:
         pytest.skip("triton is not installed")
-    return request.param
+    monkeypatch.setattr(selection, "INTERPRETED", request.param == "interpreter")
+    return "cuda" if request.param == "cuda" else "cpu"
 
 
 @pytest.fixture

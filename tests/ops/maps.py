@@ -1,7 +1,12 @@
 """Maps in every layout, and what is close to the float64 reference in every precision."""
 
+from contextlib import AbstractContextManager, nullcontext
+
+import pytest
 import torch
 from torch import Tensor
+
+from crosslayer.ops import selection
 
 SIZES = [(2, 6, 5, 7), (1, 70, 1, 1), (2, 4, 1, 9), (2, 3, 6, 1)]
 LAYOUTS = ["contiguous", "channels_last", "sliced"]
@@ -32,3 +37,10 @@ def assert_close(found: Tensor, expected: Tensor, dtype: torch.dtype, name: str)
         return
     error = (found.double().cpu() - expected).abs().max() / expected.abs().max().clamp_min(1e-3)
     assert error <= TOLERANCE[dtype], f"{name}: {error:.2e}"
+
+
+def refused(dtype: torch.dtype, device: str) -> AbstractContextManager[object]:
+    """Expects a refusal where there are no kernels for numbers of this kind."""
+    if dtype == torch.float16 and device == "cpu" and not selection.INTERPRETED:
+        return pytest.raises(ValueError, match=r"its kernels do not take torch.float16")
+    return nullcontext()

@@ -2,25 +2,66 @@
 
 import logging
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from crosslayer.ops import get_implementation, history_sum, implementation, selection, set_implementation
+from crosslayer.ops.native import compiler
 
-VALUES = [torch.ones(1, 2, 1, 1)]
+VALUES = [torch.ones(1, 2, 2, 2).contiguous(memory_format=torch.channels_last)]
 WEIGHTS = torch.ones(1, 1, 1)
 
 
-def test_auto_is_the_default_and_says_once_what_it_takes(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.fixture
+def messages(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(selection, "_said", set())
-    assert get_implementation() == "auto"
     with caplog.at_level(logging.INFO, "crosslayer"):
+        yield lambda: [record.message for record in caplog.records]
+
+
+def test_auto_is_the_default_and_says_once_what_it_takes(messages: Callable[[], list[str]]):
+    assert get_implementation() == "auto"
+    history_sum([VALUES[0].contiguous()], WEIGHTS)
+    history_sum(VALUES, WEIGHTS)
+    history_sum(VALUES, WEIGHTS)
+    obstacle = selection.native_obstacle()
+    assert messages() == [f"ops on cpu run as plain PyTorch: {obstacle}" if obstacle else "ops on cpu run fused"]
+
+
+def test_without_a_compiler_auto_falls_back_and_fused_is_refused(
+    messages: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    compiler.built_library.cache_clear()
+    torch.testing.assert_close(history_sum(VALUES, WEIGHTS), VALUES[0])
+    assert "no C++ compiler is installed" in messages()[0]
+    with implementation("fused"), pytest.raises(ValueError, match="history_sum cannot run fused: no C"):
         history_sum(VALUES, WEIGHTS)
-        history_sum(VALUES, WEIGHTS)
-    assert [record.message for record in caplog.records] == ["ops on cpu run as plain PyTorch"]
+    compiler.built_library.cache_clear()
+
+
+def test_what_a_compiler_complains_of_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    broken = tmp_path / "c++"
+    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "no vectors here" >&2\nexit 1\n')
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    monkeypatch.setenv("CROSSLAYER_CACHE", str(tmp_path / "cache"))
+    compiler.built_library.cache_clear()
+    assert re.search("cannot compile .*no vectors here", compiler.obstacle() or "")
+    assert not list((tmp_path / "cache" / "native").iterdir())
+    compiler.built_library.cache_clear()
+
+
+def test_what_is_exported_is_in_pytorchs_own_operations():
+    class Sum(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return history_sum([x], WEIGHTS)
+
+    exported = torch.export.export(Sum(), tuple(VALUES))
+    assert "crosslayer" not in exported.graph_module.code
 
 
 def test_the_choice_ends_with_its_block_also_after_an_error():
@@ -37,15 +78,17 @@ def test_an_unknown_implementation_is_refused():
         set_implementation("fast")  # type: ignore[arg-type]  # on purpose
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [("INTERPRETED", False, "tensors are on cpu"), ("HAS_TRITON", False, "triton is not installed")],
-)
-def test_fused_where_it_cannot_run_is_an_error(name: str, value: bool, message: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(selection, name, value)
-    with implementation("fused"), pytest.raises(ValueError, match=f"history_sum cannot run fused: {message}"):
+def test_fused_on_a_gpu_without_triton_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(selection, "INTERPRETED", True)
+    monkeypatch.setattr(selection, "HAS_TRITON", False)
+    with implementation("fused"), pytest.raises(ValueError, match="cannot run fused: triton is not installed"):
         history_sum(VALUES, WEIGHTS)
     history_sum(VALUES, WEIGHTS)
+
+
+def test_fused_on_another_device_is_an_error():
+    with implementation("fused"), pytest.raises(ValueError, match="cannot run fused: tensors are on meta"):
+        history_sum([VALUES[0].to("meta")], WEIGHTS.to("meta"))
 
 
 def test_a_kernel_of_another_size_has_no_fused_form():
@@ -67,7 +110,7 @@ def test_a_compiled_graph_notices_a_change():
         return graph
 
     compiled = torch.compile(op, backend=keep, fullgraph=True)
-    compiled(VALUES[0])
-    with implementation("fused"):
-        compiled(VALUES[0])
+    for name in ("reference", "fused"):
+        with implementation(name):
+            compiled(VALUES[0])
     assert ["crosslayer.history_sum" in graph.code for graph in graphs] == [False, True]

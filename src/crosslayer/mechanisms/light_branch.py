@@ -6,7 +6,7 @@ from timm.layers.drop import DropPath
 from torch import nn
 from typing_extensions import TypeIs
 
-from crosslayer.ops import Normalisation, light_merge, light_merge_norm
+from crosslayer.ops import KnownPool, Normalisation, light_merge, light_merge_norm
 from crosslayer.ops.shapes import ChannelScale, HeadGate, Kernel, Map
 
 
@@ -26,16 +26,18 @@ class MapBranch(nn.Sequential):
         gate: HeadGate,
         scale: ChannelScale,
         carried: Kernel | None,
-    ) -> Map:
+        pooled: bool = False,
+    ) -> KnownPool:
         """The block's output with the merge added; nothing stands before the merge, so x is the output itself.
 
-        A normalisation that has been exchanged for another (over several devices, frozen) is called as it is.
+        With `pooled`, its pool comes with it. A normalisation that has been exchanged for another (over several
+        devices, frozen) is called as it is.
         """
         norm, drop = self
         if not (plain_norm(norm) and isinstance(drop, DropPath)):
-            return out + self(light_merge(x, shortcut, kernel, gate, scale, carried))
+            return KnownPool(out + self(light_merge(x, shortcut, kernel, gate, scale, carried)))
         keep = drop(out.new_ones(out.shape[0], 1, 1, 1)) if drop.training and drop.drop_prob > 0 else None
-        return light_merge_norm(x, shortcut, kernel, gate, scale, carried, counted(norm), keep)
+        return KnownPool(*light_merge_norm(x, shortcut, kernel, gate, scale, carried, counted(norm), keep, pooled))
 
 
 @final
@@ -54,9 +56,10 @@ class TokenBranch(nn.Sequential):
         gate: HeadGate,
         scale: ChannelScale,
         carried: Kernel | None,
-    ) -> Map:
-        """The block's output with the merge of its normalised copy x added."""
-        return out + self(light_merge(x, shortcut, kernel, gate, scale, carried, activation="gelu"))
+        pooled: bool = False,
+    ) -> KnownPool:
+        """The block's output with the merge of its normalised copy x added; pools are taken of normalised copies."""
+        return KnownPool(out + self(light_merge(x, shortcut, kernel, gate, scale, carried, activation="gelu")))
 
 
 LightBranch = MapBranch | TokenBranch

@@ -1,5 +1,7 @@
 from typing import NamedTuple, final
 
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 from crosslayer.mechanisms.channel_convolution import ChannelConvolution
@@ -27,8 +29,9 @@ class QueryKeyValue(nn.Module):
         self.value = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
 
     def query_key(self, pooled: Vector) -> QueryKey:
-        """Query and key of a pooled map."""
-        return QueryKey(self.query(pooled), self.key(pooled))
+        """Query and key of a pooled map, in one convolution with two outputs."""
+        kernels = torch.cat([self.query.weight, self.key.weight])
+        return QueryKey(*F.conv1d(pooled.unsqueeze(1), kernels, padding=kernels.shape[2] // 2).unbind(1))
 
 
 def channels_per_head(channels: int, wanted: int) -> int:

@@ -148,7 +148,7 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
 
-def joined(x: Map, carry: Tensor | None) -> Map:
+def joined(x: Map, carry: Tensor | None) -> Float[Tensor, "batch features height width"]:
     """The last map, with what the mechanism hands on at the network's end beside it."""
     return x if carry is None else torch.cat([x, carry], dim=1)
 

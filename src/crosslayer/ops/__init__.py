@@ -3,10 +3,11 @@
 from crosslayer.ops.history import history_sum, history_weights
 from crosslayer.ops.light_merge import head_gate, light_merge
 from crosslayer.ops.light_merge_norm import Normalisation, light_merge_norm
-from crosslayer.ops.pooling import global_average_pool
+from crosslayer.ops.pooling import KnownPool, global_average_pool
 from crosslayer.ops.selection import get_implementation, implementation, set_implementation
 
 __all__ = [
+    "KnownPool",
     "Normalisation",
     "get_implementation",
     "global_average_pool",

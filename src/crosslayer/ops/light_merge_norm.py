@@ -9,8 +9,9 @@ from torch import Tensor
 
 from crosslayer.ops.fused import light_merge_norm as fused
 from crosslayer.ops.light_merge import light_merge
+from crosslayer.ops.pooling import global_average_pool
 from crosslayer.ops.selection import takes_fused
-from crosslayer.ops.shapes import ChannelScale, HeadGate, Kernel, Map
+from crosslayer.ops.shapes import ChannelScale, HeadGate, Kernel, Map, Vector
 
 
 class Normalisation(NamedTuple):
@@ -48,14 +49,17 @@ def light_merge_norm(
     shortcut_kernel: Kernel | None,
     norm: Normalisation,
     keep: Keep | None = None,
-) -> Map:
+    pooled: bool = False,
+) -> tuple[Map, Vector | None]:
     """x + keep ⊙ BN(G ⊙ DW(x; K) + a ⊙ s + DW(s; K_s)); see `light_merge` for its terms.
+
+    With `pooled`, the second output is the first one's global average pool, which may cost less here than later.
 
     Raises:
         ValueError: statistics of a single value per channel are asked for, or fused where it cannot run.
     """
     run = fused_form if takes_fused("light_merge_norm", x, obstacle(value_kernel, shortcut_kernel)) else reference
-    return run(x, shortcut, value_kernel, value_gate, shortcut_scale, shortcut_kernel, norm, keep)
+    return run(x, shortcut, value_kernel, value_gate, shortcut_scale, shortcut_kernel, norm, keep, pooled)
 
 
 def reference(
@@ -67,7 +71,8 @@ def reference(
     shortcut_kernel: Kernel | None,
     norm: Normalisation,
     keep: Keep | None,
-) -> Map:
+    pooled: bool,
+) -> tuple[Map, Vector | None]:
     """In plain PyTorch."""
     merged = light_merge(x, shortcut, value_kernel, value_gate, shortcut_scale, shortcut_kernel)
     branch = F.batch_norm(
@@ -80,7 +85,8 @@ def reference(
         norm.momentum,
         norm.epsilon,
     )
-    return x + (branch if keep is None else branch * keep)
+    out = x + (branch if keep is None else branch * keep)
+    return out, global_average_pool(out) if pooled else None
 
 
 def fused_form(
@@ -92,7 +98,8 @@ def fused_form(
     shortcut_kernel: Kernel | None,
     norm: Normalisation,
     keep: Keep | None,
-) -> Map:
+    pooled: bool,
+) -> tuple[Map, Vector | None]:
     """In one pass over the maps, or with the batch's statistics in two."""
     shortcut = shortcut.to(x.dtype)
     gate = value_gate.repeat_interleave(x.shape[1] // value_gate.shape[1], dim=1)
@@ -101,7 +108,9 @@ def fused_form(
     if norm.training:
         mean, variance = batch_statistics(terms, norm)
     images = None if keep is None else keep.flatten()
-    return fused.normalise(*terms, norm.weight, norm.bias, mean, variance, images, norm.epsilon, norm.training)
+    vectors = (norm.weight, norm.bias, mean, variance, images)
+    out, pool = fused.normalise(*terms, *vectors, norm.epsilon, norm.training, pooled)
+    return out, pool if pooled else None
 
 
 def batch_statistics(terms: tuple[Tensor | None, ...], norm: Normalisation) -> tuple[Tensor, Tensor]:

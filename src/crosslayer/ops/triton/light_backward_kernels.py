@@ -6,7 +6,7 @@
 import triton
 import triton.language as tl
 
-from crosslayer.ops.fused.light_kernels import (
+from crosslayer.ops.triton.light_kernels import (
     columns_of,
     convolve,
     inverse_deviation,

@@ -1,36 +1,25 @@
-"""What every launch of the light forms' kernels is given."""
+"""How maps are cut into tiles for Triton's kernels, and what every launch of the light forms' kernels is given."""
 
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from crosslayer.ops.fused.maps import (
-    ENOUGH_PROGRAMS,
-    WARPS,
-    Tile,
-    accumulator,
-    ceil_divide,
-    dense,
-    layout_of,
-    power_of_two,
-    tile_of,
-)
+from crosslayer.ops.fused.layout import accumulator, channels_last
+from crosslayer.ops.triton.types import TRITON_TYPES
 
+WARPS = 4
+ENOUGH_PROGRAMS = 1024
+"""For a GPU of a hundred-odd multiprocessors."""
 ELEMENTS = 64 * WARPS
 """In a tile: two for each thread, which keeps three rows of two windows and eighteen taps in registers."""
 
 
-class Inputs(NamedTuple):
-    """What z is made of, as the kernels want it: maps of one layout, the rest contiguous."""
+class Tile(NamedTuple):
+    """What one program holds at a time: positions × channels, powers of two, the side by side ones warp-wide."""
 
-    x: Tensor
-    shortcut: Tensor
-    value_kernel: Tensor
-    gate: Tensor
-    scale: Tensor
-    shortcut_kernel: Tensor
-    """The value's kernel where there is none: it is not read then."""
+    positions: int
+    channels: int
 
 
 class Plan(NamedTuple):
@@ -40,21 +29,6 @@ class Plan(NamedTuple):
     row_chunks: int
     rows: int
     tile: Tile
-
-
-def prepared(
-    x: Tensor, shortcut: Tensor, value_kernel: Tensor, gate: Tensor, scale: Tensor, shortcut_kernel: Tensor | None
-) -> Inputs:
-    """Copies only what does not lie as the kernels want it."""
-    x = dense(x)
-    shortcut = shortcut.contiguous(memory_format=layout_of(x))
-    rest = (value_kernel, gate, scale, present(shortcut_kernel, value_kernel))
-    return Inputs(x, shortcut, *(tensor.contiguous() for tensor in rest))
-
-
-def present(tensor: Tensor | None, other: Tensor) -> Tensor:
-    """An address must be given even where nothing is read."""
-    return other if tensor is None else tensor
 
 
 def plan(x: Tensor) -> Plan:
@@ -70,8 +44,6 @@ def plan(x: Tensor) -> Plan:
 
 def launch_over(kernel: Any, plan: Plan, x: Tensor, *arguments: Any, **flags: bool | int) -> None:
     """Launches a kernel whose last arguments are the sizes and strides of x."""
-    from crosslayer.ops.fused.triton_types import TRITON_TYPES
-
     _, channels, height, width = x.shape
     size = height * width
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
@@ -90,3 +62,22 @@ def launch_over(kernel: Any, plan: Plan, x: Tensor, *arguments: Any, **flags: bo
         ACC=TRITON_TYPES[accumulator(x)],
         num_warps=WARPS,
     )
+
+
+def tile_of(x: Tensor, positions: int, elements: int) -> Tile:
+    """A tile of about `elements` numbers of a map whose rows (or whole map) have so many positions."""
+    if channels_last(x) or positions == 1:
+        channels = min(power_of_two(x.shape[1]), 64)
+        return Tile(min(power_of_two(positions), max(elements // channels, 1)), channels)
+    along = min(power_of_two(positions), 64)
+    return Tile(along, min(power_of_two(x.shape[1]), max(elements // along, 1)))
+
+
+def power_of_two(n: int) -> int:
+    """The least power of two that is not below n."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def ceil_divide(a: int, b: int) -> int:
+    """How many b it takes to cover a."""
+    return -(-a // b)

@@ -1,0 +1,29 @@
+"""How maps lie in memory, and what they are computed in."""
+
+import torch
+from torch import Tensor
+
+
+def channels_last(x: Tensor) -> bool:
+    """Whether a map's channels lie side by side (and it is not the same in both layouts)."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def layout_of(x: Tensor) -> torch.memory_format:
+    """The layout a new map like x gets."""
+    return torch.channels_last if channels_last(x) else torch.contiguous_format
+
+
+def dense(x: Tensor) -> Tensor:
+    """x itself where it fills its memory in one of the two layouts, else a copy that does."""
+    return x if channels_last(x) else x.contiguous()
+
+
+def new_map(x: Tensor) -> Tensor:
+    """Memory for a map like x."""
+    return torch.empty_like(x, memory_format=layout_of(x))
+
+
+def accumulator(x: Tensor) -> torch.dtype:
+    """What kernels compute in: float32, or float64 for float64."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

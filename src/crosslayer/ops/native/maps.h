@@ -1,0 +1,133 @@
+// Maps in memory, channels last (images × rows × columns × channels), and how a program sees one.
+//
+// A program takes a block of an image's channels and walks down its rows. It copies rows to scratch memory that stays
+// in a near cache, in the precision of the arithmetic, group of lanes by group of lanes, each between two columns of
+// zeros; rows outside the map are zero too. So no arithmetic knows of borders, of channels that fill no group, or of
+// half precision.
+
+#pragma once
+
+#include <algorithm>
+#include <memory>
+
+#include "numbers.h"
+
+using Index = std::int64_t;
+
+constexpr int GROUPS = 4;  // in a block at most: a few cache lines side by side are fetched about as fast as any
+
+struct Size {
+    Index batch, height, width, channels;
+};
+
+// A program's image and channels.
+template <class A> class Place {
+  public:
+    static constexpr Index BLOCK = GROUPS * Lanes<A>::count;
+
+    static Index programs(const Size &size) { return size.batch * blocks(size); }
+
+    Place(Index program, const Size &size)
+        : size(size), image(program / blocks(size)), first(program % blocks(size) * BLOCK),
+          channels(std::min(BLOCK, size.channels - first)),
+          groups(int((channels + Lanes<A>::count - 1) / Lanes<A>::count)) {}
+
+    // A group's channels in a row of a matrix with a column per channel.
+    INLINE Vec<A> of(const A *matrix, Index row, int group) const { return load(matrix + row * size.channels + first, group); }
+    INLINE void put(const Vec<A> &vector, A *matrix, Index row, int group) const {
+        store(vector, matrix + row * size.channels + first, group);
+    }
+
+    // A group's channels where a block begins; lanes beyond the map are zero, and are not stored.
+    template <class T> INLINE Vec<A> load(const T *block, int group) const {
+        Vec<A> vector;
+        if (present(group) < Lanes<A>::count) return load_some(block, group);
+        ::load(block + group * Lanes<A>::count, vector);
+        return vector;
+    }
+    template <class T> INLINE void store(const Vec<A> &vector, T *block, int group) const {
+        if (present(group) < Lanes<A>::count) return store_some(vector, block, group);
+        ::store(vector, block + group * Lanes<A>::count);
+    }
+
+    // Where the block begins at a row's first position; the next position is `size.channels` further on.
+    template <class T> T *at(T *map, Index row) const {
+        return map + (image * size.height + row) * size.width * size.channels + first;
+    }
+
+    const Size &size;
+    const Index image, first, channels;
+    const int groups;
+
+  private:
+    template <class T> RARE Vec<A> load_some(const T *block, int group) const {
+        T some[Lanes<A>::count] = {};
+        Vec<A> vector;
+        std::copy_n(block + group * Lanes<A>::count, present(group), some);
+        ::load(some, vector);
+        return vector;
+    }
+    template <class T> RARE void store_some(const Vec<A> &vector, T *block, int group) const {
+        T all[Lanes<A>::count];
+        ::store(vector, all);
+        std::copy_n(all, present(group), block + group * Lanes<A>::count);
+    }
+    static Index blocks(const Size &size) { return (size.channels + BLOCK - 1) / BLOCK; }
+    Index present(int group) const { return std::min<Index>(Lanes<A>::count, channels - group * Lanes<A>::count); }
+};
+
+// A row of a block in scratch memory, one thread's own.
+template <class A> class Row {
+  public:
+    explicit Row(Index width) : width(width), vectors(new Vec<A>[GROUPS * (width + 2)]()) {}
+
+    // A group's vectors; there is one of zeros before the first and after the last.
+    Vec<A> *operator[](int group) { return vectors.get() + group * (width + 2) + 1; }
+    const Vec<A> *operator[](int group) const { return vectors.get() + group * (width + 2) + 1; }
+
+    void clear() { std::fill_n(vectors.get(), GROUPS * (width + 2), Vec<A>{}); }
+
+    template <class T> void read(const T *map, const Place<A> &place, Index row) {
+        if (row < 0 || row >= place.size.height) return clear();
+        const T *from = place.at(map, row);
+        if (place.groups == GROUPS)
+            read_groups<T, GROUPS>(from, place);
+        else if (place.groups == 1)
+            read_groups<T, 1>(from, place);
+        else
+            for (Index w = 0; w < width; ++w, from += place.size.channels)
+                for (int group = 0; group < place.groups; ++group) (*this)[group][w] = place.load(from, group);
+    }
+
+  private:
+    // In the order of memory; how many groups there are is known beforehand, so that the inner loop vanishes.
+    template <class T, int COUNT> void read_groups(const T *from, const Place<A> &place) {
+        const Index step = width + 2;
+        Vec<A> *to = (*this)[0];
+        for (Index w = 0; w < width; ++w, ++to, from += place.size.channels)
+            for (int group = 0; group < COUNT; ++group) to[group * step] = place.load(from, group);
+    }
+
+    Index width;
+    std::unique_ptr<Vec<A>[]> vectors;  // C++17: aligned as the type asks
+};
+
+// Three rows of a map; one more is read as the window moves down.
+template <class A> struct Window {
+    Row<A> above, here, below;
+
+    explicit Window(Index width) : above(width), here(width), below(width) {}
+    void move() {
+        std::swap(above, here);
+        std::swap(here, below);
+    }
+};
+
+// The nine vectors around a position of one group.
+template <class A> class Neighbours {
+  public:
+    Neighbours(const Window<A> &window, int group)
+        : above(window.above[group]), here(window.here[group]), below(window.below[group]) {}
+
+    const Vec<A> *const above, *const here, *const below;
+};
