@@ -60,7 +60,7 @@ def run(words: list[str]) -> None:
     if options.dry_run:
         return print_plan(runs, options)
     failures = [] if options.render else train_all(runs, options)
-    for file in render(request.study, runs, request.output):
+    for file in render(request.study, runs, request.output, options.device):
         console.print(f"written: {file}")
     return tell_failures(failures, runs)
 

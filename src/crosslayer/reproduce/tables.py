@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 
 from crosslayer.reports.paper_accuracy import Printed
+from crosslayer.reproduce import answers
 from crosslayer.reproduce.results import Line, Spread
 from crosslayer.reproduce.study import Study
 
@@ -58,10 +59,16 @@ def counted(ours: float | None, printed: float | None, digits: int) -> str:
 
 def as_markdown(study: Study, lines: Sequence[Line], reduced: str) -> str:
     """A page with the table."""
-    rows = [HEADINGS, ("---",) * 3 + ("--:",) * 7 + ("---",), *(texts(line, reduced) for line in lines)]
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    parts = [f"# {study.title}", f"**{banner(reduced)}**" if reduced else "", study.text, table, NOTE]
+    table = piped([HEADINGS, ("---",) * 3 + ("--:",) * 7 + ("---",), *(texts(line, reduced) for line in lines)])
+    answered = answers.answer_rows(study, lines)
+    against = f"## Against {study.baseline}\n\n{piped([answers.HEADINGS, ('---',) * 7, *answered])}" if answered else ""
+    parts = [f"# {study.title}", f"**{banner(reduced)}**" if reduced else "", study.text, table, NOTE, against]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def piped(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as Markdown has them."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 FIELDS = (

@@ -1,0 +1,31 @@
+"""How variants are told apart in pictures, in grey print too: by marker, by dashes, and by lightness."""
+
+import itertools
+import textwrap
+from collections.abc import Iterable
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from crosslayer.reports.figure import new_figure
+from crosslayer.reproduce.tables import banner
+
+MARKERS = "osD^vP*X<>hp"
+DASHES = ("-", "--", "-.", ":")
+
+
+def looks(variants: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Variant → what matplotlib draws it with."""
+    names = list(dict.fromkeys(variants))
+    shades = colormaps["cividis"]([0.85 * i / max(1, len(names) - 1) for i in range(len(names))])
+    drawn = zip(names, itertools.cycle(MARKERS), itertools.cycle(DASHES), shades, strict=False)
+    return {name: {"marker": marker, "linestyle": dash, "color": shade} for name, marker, dash, shade in drawn}
+
+
+def titled_figure(width: float, height: float, title: str, reduced: str) -> Figure:
+    """A figure with a title, and with what is reduced below it."""
+    wrapped = textwrap.fill(banner(reduced), round(width * 14))
+    figure = new_figure(width, height + 0.2 * wrapped.count("\n") + (0.3 if reduced else 0))
+    figure.suptitle("\n".join(filter(None, [title, wrapped])), size=10)
+    return figure
