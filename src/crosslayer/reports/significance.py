@@ -36,6 +36,4 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Difference | None:
     _, p = result
     interval = result.confidence_interval(1 - LEVEL)
     difference = float(np.mean(first) - np.mean(second))
-    return Difference(
-        difference, float(interval.low), float(interval.high), float(p), (len(first), len(second))
-    )
+    return Difference(difference, float(interval.low), float(interval.high), float(p), (len(first), len(second)))
