@@ -1,7 +1,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.table import Table
@@ -12,6 +12,7 @@ from crosslayer.reproduce.choice import chosen_seeds
 from crosslayer.reproduce.estimate import Estimate, Estimator
 from crosslayer.reproduce.local import Failure, run_locally
 from crosslayer.reproduce.plan import Planned, Request, plan
+from crosslayer.reproduce.ray_engine import run_on_ray
 from crosslayer.reproduce.reduction import option_words
 from crosslayer.reproduce.render import reduced_by, render
 from crosslayer.reproduce.results import read_finished
@@ -38,8 +39,12 @@ class Options:
     """Folder of the data set, or RECIPE=FOLDER for each where the study has several."""
     output: str = "runs/paper"
     """Folder for runs, tables and figures; studies share the runs that are the same."""
-    jobs: int = 1
-    """Runs at once, on this machine or per cluster."""
+    jobs: int | None = None
+    """Runs at once [default: 1; with ray, as many as the cluster has room for]."""
+    engine: Literal["local", "ray"] = "local"
+    """Train on this machine, or on a ray cluster's (docs/reproduce.md)."""
+    address: str | None = None
+    """Of the ray cluster [default: $RAY_ADDRESS, or a new one on this machine]."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """List the runs with estimates of time and memory."""
     render: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -67,7 +72,7 @@ def run(words: list[str]) -> None:
 
 def requested(options: Options) -> Request:
     """The options as a request."""
-    if options.jobs < 1:
+    if options.jobs is not None and options.jobs < 1:
         raise UsageError(f"--jobs is {options.jobs}; it must be at least 1")
     return Request(
         find_study(options.study),
@@ -86,7 +91,9 @@ def train_all(runs: Sequence[Planned], options: Options) -> list[Failure]:
     broken = sum(run.state() == "broken" for run in left)
     console.print(f"{len(runs)} runs, {len(runs) - len(left)} finished, {broken} to be resumed")
     launch = [*option_words("device", options.device), *option_words("workers", options.workers)]
-    return run_locally(left, options.jobs, launch, console.print)
+    if options.engine == "ray":
+        return run_on_ray(left, options.jobs, launch, options.address, console.print)
+    return run_locally(left, options.jobs or 1, launch, console.print)
 
 
 def tell_failures(failures: Sequence[Failure], runs: Sequence[Planned]) -> None:
@@ -110,8 +117,9 @@ def print_plan(runs: Sequence[Planned], options: Options) -> None:
         table.add_row(run.name, state, estimate.source, *cells(estimate))
         total += (estimate.seconds or 0) * (state != "finished")
     console.print(table)
+    jobs = options.jobs or 1
     console.print(
-        f"left: {clock(total / options.jobs)} with --jobs {options.jobs}, if runs do not slow each other down; "
+        f"left: {clock(total / jobs)} with --jobs {jobs}, if runs do not slow each other down; "
         "memory is weights and what a training step keeps; measured steps assume the published data sets' sizes"
     )
 

@@ -1,7 +1,7 @@
 """Whether two groups of runs differ by more than their seeds do."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -32,8 +32,7 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Difference | None:
     """Welch's test of two groups of independent runs; none where a group has one seed, or neither has any spread."""
     if min(len(first), len(second)) < ENOUGH or np.ptp(first) == np.ptp(second) == 0:
         return None
-    result = stats.ttest_ind(first, second, equal_var=False)
-    _, p = result
-    interval = result.confidence_interval(1 - LEVEL)
+    result: Any = stats.ttest_ind(first, second, equal_var=False)  # scipy's types do not know its fields
+    low, high = map(float, result.confidence_interval(1 - LEVEL))
     difference = float(np.mean(first) - np.mean(second))
-    return Difference(difference, float(interval.low), float(interval.high), float(p), (len(first), len(second)))
+    return Difference(difference, low, high, float(result.pvalue), (len(first), len(second)))

@@ -61,8 +61,11 @@ class Planned:
         """The words of `crosslayer` that make the run, or go on with it."""
         if self.state() == "broken":
             return ["train", "--resume", str(self.path)]
-        standard = RECIPES[self.cell.recipe]()
-        return [*reduction.train_words(self.cell.recipe, self.recipe, standard), "--output", str(self.path)]
+        return [*self.fresh_words(), "--output", str(self.path)]
+
+    def fresh_words(self) -> list[str]:
+        """The words that train it from the beginning, but for where."""
+        return reduction.train_words(self.cell.recipe, self.recipe, RECIPES[self.cell.recipe]())
 
 
 @dataclasses.dataclass(frozen=True)
