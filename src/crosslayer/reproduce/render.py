@@ -7,8 +7,8 @@ from typing import Any
 from crosslayer.files import write_json, write_text
 from crosslayer.reports.page.contents import STUDY
 from crosslayer.reproduce import answers, reduction, tables
-from crosslayer.reproduce.attention_figure import draw_study_attention
-from crosslayer.reproduce.figures import draw_all
+from crosslayer.reproduce.pictures.all import draw_all
+from crosslayer.reproduce.pictures.attention import draw_study_attention
 from crosslayer.reproduce.plan import Planned
 from crosslayer.reproduce.results import Line, lines_of
 from crosslayer.reproduce.study import Study
