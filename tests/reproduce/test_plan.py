@@ -172,11 +172,11 @@ def test_data_by_recipe(tmp_path: Path):
 
 def test_estimates_come_from_finished_runs_first(tmp_path: Path):
     runs = planned(tmp_path, only=("cifar100", "cifar_resnet20", "none", "se"), settings=("image_size=8",))
-    finish(runs[0], [50, 60])  # 60 s for 20 steps, 10 an epoch
+    finish(runs[0], [50, 60])  # 60 s for two epochs
     estimator = Estimator(read_finished(runs), torch.device("cpu"))
     known, other = estimator.estimate(runs[1]), estimator.estimate(runs[2])
     assert known.source == "finished runs"
-    assert known.seconds == pytest.approx(180 * 10 * 3)
+    assert known.seconds == pytest.approx(180 * 30)
     assert other.source == "a step measured on cpu"
     assert other.seconds is not None
     assert other.seconds > 0

@@ -116,3 +116,16 @@ def test_a_question_without_seeds_is_not_tested(tmp_path: Path):
     for run in runs:
         finish(run, [70.0])
     assert "no test: it needs two seeds of each" in tables.as_markdown(find_study("context"), lines_of(runs), "")
+
+
+def test_other_data_than_the_published_are_told(tmp_path: Path):
+    runs = planned(tmp_path, seeds=(0, 1, 2), only=("cifar100", "cifar_resnet20", "none"))
+    for run in runs:
+        finish(run, [70.0])
+    assert reduced_by(runs) == ""
+    recipe = json.loads((runs[0].path / "recipe.json").read_text())
+    recipe["data"]["classes"] = ["cat", "dog"]
+    (runs[0].path / "recipe.json").write_text(json.dumps(recipe))
+    row = json.loads((runs[1].path / "metrics.jsonl").read_text())
+    (runs[1].path / "metrics.jsonl").write_text(json.dumps(row | {"step": 130}) + "\n")
+    assert reduced_by(runs) == ("data with 2 classes (data set: 100); about 16,640 training images (data set: 50,000)")

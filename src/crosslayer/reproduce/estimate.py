@@ -12,13 +12,11 @@ from crosslayer.benchmark.limits import synchronise
 from crosslayer.benchmark.memory import saved_for_backward, unique_bytes
 from crosslayer.benchmark.workload import TrainingStep
 from crosslayer.reproduce.plan import Planned
+from crosslayer.reproduce.published_data import SIZES
 from crosslayer.reproduce.results import Finished
 from crosslayer.training.networks import build_model
 from crosslayer.training.recipe import Recipe
 
-SIZES = {"cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "imagenet": (1_281_167, 50_000)}
-"""Images of the published data sets: to train on, to test on."""
-CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
 FEW = 32
 """Images that a measured step has at most on a CPU, where a whole batch can take minutes."""
 STEPS = 2
@@ -68,16 +66,16 @@ class Estimator:
             seconds = statistics.median(each.summary["wall_seconds"] / each.summary["steps"] for each in alike)
             per_epoch = max(round(each.summary["steps"] / each.summary["epochs"]) for each in alike)
             return Estimate(seconds * steps(run.recipe, per_epoch), probe.memory, "finished runs")
-        train, val = SIZES[run.cell.recipe]
-        total = steps(run.recipe, train // run.recipe.batch_size)
-        images = total * run.recipe.batch_size + run.recipe.epochs * val / 3  # a pass forward is a third of a step
+        data = SIZES[run.cell.recipe]
+        total = steps(run.recipe, data.train // run.recipe.batch_size)
+        images = total * run.recipe.batch_size + run.recipe.epochs * data.val / 3  # a pass forward is a third of a step
         return Estimate(images * probe.seconds_per_image, probe.memory, f"a step measured on {self.device}")
 
     def probe(self, run: Planned) -> Probe:
         """The measured step of a run's kind of network."""
         kind = kind_of(run.recipe)
         if kind not in self.probes:
-            self.probes[kind] = measure(run.recipe, CLASSES[run.cell.recipe], self.device)
+            self.probes[kind] = measure(run.recipe, SIZES[run.cell.recipe].classes, self.device)
         return self.probes[kind]
 
 

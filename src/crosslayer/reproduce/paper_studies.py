@@ -144,4 +144,4 @@ def figure4() -> Study:
     text = "Top-1 accuracy on CIFAR-100 against depth, for every mechanism that Table 1 has at more than one depth."
     deep = {row.mechanism for row in TABLE_1 if row.backbone == "cifar_resnet56"}
     cells = tuple(cifar_cell(row) for row in TABLE_1 if row.num_classes == 100 and row.mechanism in deep)
-    return Study("figure4", "Figure 4: accuracy against depth", text, cells)
+    return Study("figure4", "Figure 4: every mechanism on CIFAR-100", text, cells)

@@ -10,13 +10,15 @@ from crosslayer.reproduce import answers, reduction, tables
 from crosslayer.reproduce.pictures.all import draw_all
 from crosslayer.reproduce.pictures.attention import draw_study_attention
 from crosslayer.reproduce.plan import Planned
-from crosslayer.reproduce.results import Line, lines_of
+from crosslayer.reproduce.published_data import other_data
+from crosslayer.reproduce.results import Line, lines_of, read_finished
 from crosslayer.reproduce.study import Study
 
 
 def reduced_by(runs: Sequence[Planned]) -> str:
-    """What the runs change of their recipes, in words; empty for nothing."""
-    return "; ".join(dict.fromkeys(filter(None, (reduction.sentence(run.changed) for run in runs))))
+    """What the runs change of their recipes, and how their data differ from the published, in words; or nothing."""
+    settings = dict.fromkeys(filter(None, (reduction.sentence(run.changed) for run in runs)))
+    return "; ".join([*settings, *other_data(read_finished(runs))])
 
 
 def render(study: Study, runs: Sequence[Planned], output: Path, device: str = "auto") -> list[Path]:

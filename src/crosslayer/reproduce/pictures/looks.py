@@ -15,12 +15,14 @@ from crosslayer.reproduce.tables import banner
 
 MARKERS = "osD^vP*X<>hp"
 DASHES = ("-", "--", "-.", ":")
+LIGHTEST = 0.72
+"""Of a scale that ends in a yellow too light for paper."""
 
 
 def looks(variants: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Variant → what matplotlib draws it with."""
     names = list(dict.fromkeys(variants))
-    shades = colormaps["cividis"]([0.85 * i / max(1, len(names) - 1) for i in range(len(names))])
+    shades = colormaps["cividis"]([LIGHTEST * i / max(1, len(names) - 1) for i in range(len(names))])
     drawn = zip(names, itertools.cycle(MARKERS), itertools.cycle(DASHES), shades, strict=False)
     return {name: {"marker": marker, "linestyle": dash, "color": shade} for name, marker, dash, shade in drawn}
 
