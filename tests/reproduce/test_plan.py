@@ -164,6 +164,7 @@ def test_another_run_in_the_way_is_told(tmp_path: Path):
 def test_data_by_recipe(tmp_path: Path):
     runs = planned(tmp_path, data=("cifar10=a", "cifar100=b"))
     assert {(run.cell.recipe, run.recipe.data) for run in runs} == {("cifar10", "a"), ("cifar100", "b")}
+    assert planned(tmp_path, "context", data=("digits",))[0].recipe.data == "digits"  # also a recipe's name
     with pytest.raises(UsageError, match="write --data cifar10=DIR cifar100=DIR"):
         planned(tmp_path, data=("a",))
     with pytest.raises(UsageError, match="write RECIPE=DIR"):

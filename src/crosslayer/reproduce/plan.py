@@ -121,7 +121,7 @@ def data_by_recipe(given: Sequence[str], recipes: set[str]) -> dict[str, str]:
     Raises:
         UsageError: one folder for several data sets, or a recipe that is not of the study.
     """
-    if len(given) == 1 and given[0].partition("=")[0] not in RECIPES:
+    if len(given) == 1 and not given[0].startswith(tuple(f"{name}=" for name in RECIPES)):
         if len(recipes) > 1:
             wanted = " ".join(f"{name}=DIR" for name in sorted(recipes))
             raise UsageError(f"--data {given[0]}: this study has several data sets; write --data {wanted}")
