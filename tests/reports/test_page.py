@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+from crosslayer.reports.page.contents import read_contents
+from crosslayer.reports.page.data import script_data
 from crosslayer.reproduce.render import render
 from crosslayer.reproduce.studies import find_study
 from tests.reproduce.made import finish, planned
@@ -170,3 +172,19 @@ def test_a_damaged_run_is_told(crosslayer, report: Path):
     code, _, err = crosslayer("report", report.parent)
     assert code == 1
     assert "metrics.jsonl is damaged" in err
+
+
+def test_copies_are_no_samples_and_other_classes_are_not_compared(report: Path):
+    def tested() -> dict[str, str]:
+        return script_data(read_contents(report.parent))["differences"]
+
+    assert len(tested()) == 3  # three networks have two seeds
+    runs = sorted((report.parent / "runs").iterdir())
+    shutil.rmtree(runs[1])
+    shutil.copytree(runs[0], report.parent / "copy")
+    assert len(tested()) == 1  # of the first network one seed is left
+    for run in runs[2:4]:
+        recipe = json.loads((run / "recipe.json").read_text())
+        recipe["data"]["classes"] = ["cat", "dog"]
+        (run / "recipe.json").write_text(json.dumps(recipe))
+    assert not tested()

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from crosslayer.errors import UsageError
+from crosslayer.errors import FailedError, UsageError
 from crosslayer.training.recipes import RECIPES
 from crosslayer.training.run_directory import ENVIRONMENT, METRICS, RECIPE, SUMMARY, parsed
 
@@ -22,15 +22,16 @@ class RunFacts:
     path: str
     recipe_name: str
     recipe: dict[str, Any]
+    classes: list[str]
     environment: dict[str, Any]
     rows: list[dict[str, Any]]
     summary: dict[str, Any] | None
 
     @property
     def group(self) -> str:
-        """The same for runs that differ by their seed only."""
+        """The same for runs that differ by their seed only; folders of data count as the same if their classes are."""
         rest = {name: value for name, value in self.recipe.items() if name not in ("seed", "data")}
-        return json.dumps([self.recipe_name, rest], sort_keys=True)
+        return json.dumps([self.recipe_name, rest, self.classes], sort_keys=True)
 
     @property
     def metric(self) -> str:
@@ -78,13 +79,21 @@ def read_contents(folder: Path) -> Contents:
 
 
 def read_run(path: Path, folder: Path) -> RunFacts:
-    """One run's files."""
+    """One run's files.
+
+    Raises:
+        FailedError: one is damaged, or of another version.
+    """
     stored = parsed(path / RECIPE, json.loads)
+    missing = {"name", "recipe", "data"} - stored.keys()
+    if missing:
+        raise FailedError(f"{path / RECIPE} is of another version of crosslayer: it has no {sorted(missing)[0]!r}")
     metrics, summary = path / METRICS, path / SUMMARY
     return RunFacts(
         path.relative_to(folder).as_posix() if path != folder else path.name,
         stored["name"],
         stored["recipe"],
+        stored["data"]["classes"],
         parsed(path / ENVIRONMENT, json.loads) if (path / ENVIRONMENT).exists() else {},
         parsed(metrics, lambda text: [json.loads(line) for line in text.splitlines()]) if metrics.exists() else [],
         parsed(summary, json.loads) if summary.exists() else None,

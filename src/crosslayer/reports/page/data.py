@@ -38,13 +38,23 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def differences(runs: list[RunFacts], groups: list[str]) -> dict[str, str]:
     """`i-j` of two groups, i < j, of one recipe → how group i's last epochs differ from group j's."""
-    finished = {group: [run for run in runs if run.group == group and run.summary and run.rows] for group in groups}
+    finished = [finished_seeds(runs, group) for group in groups]
     sentences: dict[str, str] = {}
-    for (i, first), (j, second) in itertools.combinations(enumerate(groups), 2):
-        ours, theirs = finished[first], finished[second]
-        if ours and theirs and ours[0].recipe_name == theirs[0].recipe_name and ours[0].metric == theirs[0].metric:
+    for (i, ours), (j, theirs) in itertools.combinations(enumerate(finished), 2):
+        if ours and theirs and comparable(ours[0], theirs[0]):
             metric = ours[0].metric
             tested = welch([run.rows[-1][metric] for run in ours], [run.rows[-1][metric] for run in theirs])
             if tested:
                 sentences[f"{i}-{j}"] = f"{metric} after the last epoch: {tested}."
     return sentences
+
+
+def finished_seeds(runs: list[RunFacts], group: str) -> list[RunFacts]:
+    """A group's finished runs, one of each seed: a copy of a run is no second sample."""
+    done = (run for run in runs if run.group == group and run.summary and run.rows)
+    return list({run.recipe["seed"]: run for run in done}.values())
+
+
+def comparable(first: RunFacts, second: RunFacts) -> bool:
+    """Whether two runs answer one question: of one recipe, on the same classes, judged by the same number."""
+    return (first.recipe_name, first.classes, first.metric) == (second.recipe_name, second.classes, second.metric)

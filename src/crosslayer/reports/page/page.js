@@ -82,7 +82,19 @@
     return Array.from({ length: Math.floor(high / wide + 1e-9) - first + 1 }, (_, i) => +((first + i) * wide).toPrecision(6));
   }
 
-  function chart(title, series) {
+  const DECADES = 1.5; // a range of so many powers of ten gets ticks at powers of ten
+
+  function logarithmicTicks(low, high) {
+    if (high - low < DECADES) return ticks(10 ** low, 10 ** high).filter((tick) => tick > 0);
+    const every = Math.ceil((high - low) / 6);
+    const first = Math.ceil(low);
+    return Array.from({ length: Math.floor((high - first) / every) + 1 }, (_, i) => 10 ** (first + i * every));
+  }
+
+  const written = (tick) => (tick >= 1e5 || (tick > 0 && tick < 1e-3) ? tick.toExponential() : String(tick));
+
+  function chart(title, series, logarithmic = false) {
+    const scale = logarithmic ? Math.log10 : (value) => value;
     const [width, height, left, right, top, bottom] = [440, 270, 52, 12, 26, 58];
     const points = series.flatMap((one) => one.points);
     const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, width, role: "img", "aria-label": title });
@@ -97,12 +109,12 @@
       return [low - margin, high + margin];
     };
     const [x0, x1] = span(points.map((point) => point[0]));
-    const [y0, y1] = span(points.map((point) => point[1]));
+    const [y0, y1] = span(points.map((point) => scale(point[1])));
     const x = (value) => left + ((value - x0) / (x1 - x0)) * (width - left - right);
-    const y = (value) => height - bottom - ((value - y0) / (y1 - y0)) * (height - top - bottom);
-    for (const tick of ticks(y0, y1)) {
+    const y = (value) => height - bottom - ((scale(value) - y0) / (y1 - y0)) * (height - top - bottom);
+    for (const tick of logarithmic ? logarithmicTicks(y0, y1) : ticks(y0, y1)) {
       svg.append(shape("line", { x1: left, x2: width - right, y1: y(tick), y2: y(tick), stroke: "#ddd" }));
-      svg.append(shape("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, tick));
+      svg.append(shape("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, written(tick)));
     }
     for (const tick of ticks(x0, x1).filter(Number.isInteger)) {
       svg.append(shape("text", { x: x(tick), y: height - bottom + 16, "text-anchor": "middle" }, tick));
@@ -139,7 +151,7 @@
       { name: "training", points: curve(run, trained) },
     ];
     details.append(
-      charts(chart(run.metric.replace("val/", "") + " (%)", shown(run.metric, split)), chart("loss", shown("val/loss", "train/loss"))),
+      charts(chart(run.metric.replace("val/", "") + " (%)", shown(run.metric, split)), chart("loss, logarithmic", shown("val/loss", "train/loss"), true)),
       pairs("Recipe", run.settings),
       pairs("Environment", run.environment),
     );
@@ -178,7 +190,7 @@
     ];
     document.getElementById("comparison").replaceChildren(
       differenceTable(a, b),
-      charts(chart(a.metric.replace("val/", "validation ") + " (%)", both(a.metric)), chart("validation loss", both("val/loss"))),
+      charts(chart(a.metric.replace("val/", "validation ") + " (%)", both(a.metric)), chart("validation loss, logarithmic", both("val/loss"), true)),
       element("p", { id: "significance" }, significance(a, b)),
     );
   }
