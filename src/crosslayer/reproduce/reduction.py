@@ -30,8 +30,10 @@ def scaled(recipe: Recipe, epochs: int) -> Recipe:
     share = epochs / recipe.epochs
     milestones = {round(share * milestone) for milestone in recipe.milestones}
     kept = tuple(sorted(milestone for milestone in milestones if 0 < milestone < epochs))
-    warmup = min(round(share * recipe.warmup_epochs), epochs - 1)
-    return dataclasses.replace(recipe, epochs=epochs, milestones=kept, warmup_epochs=warmup)
+    fields: dict[str, Any] = {"epochs": epochs, "milestones": kept}
+    if hasattr(recipe, "warmup_epochs"):  # recipes of detection count their warm-up in steps
+        fields["warmup_epochs"] = min(round(share * recipe.warmup_epochs), epochs - 1)
+    return dataclasses.replace(recipe, **fields)
 
 
 def set_fields(recipe: Recipe, settings: Sequence[str]) -> Recipe:

@@ -99,8 +99,9 @@ class Line:
         return "above" if self.difference > 0 else "below"
 
     def mean_of(self, key: str) -> float | None:
-        """The mean of a number of the runs' summaries."""
-        return statistics.fmean(each.summary[key] for each in self.finished) if self.finished else None
+        """The mean of a number of the runs' summaries, as far as they have it."""
+        known = [each.summary[key] for each in self.finished if each.summary.get(key) is not None]
+        return statistics.fmean(known) if known else None
 
 
 def read_finished(runs: Sequence[Planned]) -> list[Finished]:

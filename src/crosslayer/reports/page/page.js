@@ -100,7 +100,7 @@
     const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, width, role: "img", "aria-label": title });
     svg.append(shape("text", { x: left, y: 16, "font-weight": "600" }, title));
     if (!points.length) {
-      svg.append(shape("text", { x: left, y: 60 }, "no epoch finished yet"));
+      svg.append(shape("text", { x: left, y: 60 }, "nothing recorded"));
       return svg;
     }
     const span = (values) => {
