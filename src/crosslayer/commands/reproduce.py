@@ -111,17 +111,23 @@ def print_plan(runs: Sequence[Planned], options: Options) -> None:
         table.add_column(heading, overflow="fold")
     for heading in ("time", "memory (MB)"):
         table.add_column(heading, justify="right")
-    total = 0.0
+    left: list[float | None] = []
     for run in runs:
         state, estimate = run.state(), estimator.estimate(run)
         table.add_row(run.name, state, estimate.source, *cells(estimate))
-        total += (estimate.seconds or 0) * (state != "finished")
+        left += [] if state == "finished" else [estimate.seconds]
     console.print(table)
     jobs = options.jobs or 1
     console.print(
-        f"left: {clock(total / jobs)} with --jobs {jobs}, if runs do not slow each other down; "
+        f"left: {clock_of(left, jobs)} with --jobs {jobs}, if runs do not slow each other down; "
         "memory is weights and what a training step keeps; measured steps assume the published data sets' sizes"
     )
+
+
+def clock_of(left: Sequence[float | None], jobs: int) -> str:
+    """The time that all runs take, where it is known of each."""
+    known = [seconds for seconds in left if seconds is not None]
+    return clock(sum(known) / jobs) if len(known) == len(left) else "not known"
 
 
 def cells(estimate: Estimate) -> tuple[str, str]:
