@@ -67,7 +67,10 @@ def table3() -> Study:
     """COCO."""
     faster = (detection_cell("coco_faster", "Faster R-CNN", BOXES, *item) for item in paper.FASTER.items())
     mask = (detection_cell("coco_mask", "Mask R-CNN", BOXES_AND_MASKS, *item) for item in paper.MASK.items())
-    text = "Average precision of Faster and Mask R-CNN on COCO val2017, backbones pretrained on ImageNet; mechanisms with their default options."
+    text = (
+        "Average precision of Faster and Mask R-CNN on COCO val2017, backbones pretrained on ImageNet; mechanisms have "
+        "their default options."
+    )
     return Study("table3", "Table 3: COCO", text, (*faster, *mask))
 
 
