@@ -140,3 +140,12 @@ def test_ray_survives_a_lost_worker(image_tree: Path, tmp_path: Path, monkeypatc
         assert run.state() == "finished"
         rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
         assert [row["epoch"] for row in rows] == list(range(1, 61))
+
+
+def test_an_address_without_a_cluster_is_told_at_once(crosslayer, image_tree: Path, tmp_path: Path):
+    pytest.importorskip("ray", reason="ray is not installed")
+    words = words_for(image_tree, tmp_path, "none")
+    code, _, err = crosslayer(*words, "--engine", "ray", "--address", "127.0.0.1:1")
+    assert code == 2
+    assert "--address 127.0.0.1:1: no ray cluster answers there (Connection refused)" in err
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ RETRIES = 5
 """How often a run is begun again, or goes on, after its worker was lost."""
 PATIENCE = 0.5
 """Seconds between looks at signals."""
+PATIENT_SECONDS = 10
+"""How long a cluster may take to answer at its address."""
 
 
 def run_on_ray(
@@ -75,14 +78,28 @@ def import_ray() -> Any:
 def cluster(ray: Any, address: str | None) -> Iterator[None]:
     """A connection to a cluster, or a cluster of this machine alone."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    check_address(address)
     try:
-        ray.init(address=address, include_dashboard=None if address else False, log_to_driver=False)
+        ray.init(
+            address=address, include_dashboard=None if address else False, log_to_driver=False, logging_level="ERROR"
+        )
     except (ConnectionError, ValueError) as error:
         raise UsageError(f"--address {address}: no ray cluster answers there ({str(error).splitlines()[0]})") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def check_address(address: str | None) -> None:
+    """Raises UsageError where nobody listens at HOST:PORT, for which ray itself would wait many minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if not (host and port.isdigit()) or "//" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENT_SECONDS).close()
+    except OSError as error:
+        raise UsageError(f"--address {address}: no ray cluster answers there ({error.strerror or error})") from error
 
 
 @contextlib.contextmanager
