@@ -13,6 +13,8 @@ COMMANDS = {
     "predict": "what a run's network sees in image files",
     "attention": "draw how the blocks of one or two runs attend to each other",
     "compare": "runs side by side in a table",
+    "report": "one HTML page of all runs and studies of a folder",
+    "reproduce": "train and render a table or figure of the paper, or a question it leaves open",
     "bench": "throughput, memory and distance from the limit, against the plain network",
     "profile": "parameters and multiply-accumulates of a network",
     "list": "mechanisms with their options, backbones, recipes",

@@ -123,3 +123,15 @@ def test_raw_values_are_never_rewritten():
 def test_bad_options_are_refused(options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         create_model("cifar_resnet20", "dla_l", num_classes=2, **options)
+
+
+@pytest.mark.parametrize("mechanism", ["dla_l", "mrla_l"])
+def test_a_normalisation_that_starts_at_zero_begins_as_the_plain_network(mechanism: str):
+    torch.manual_seed(0)
+    plain = create_model("cifar_resnet20", num_classes=3).eval()
+    model = create_model("cifar_resnet20", mechanism, num_classes=3, norm_start=0.0).eval()
+    model.load_state_dict(plain.state_dict(), strict=False)
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(model(x), plain(x))
+    with pytest.raises(ValueError, match="norm_start is 0"):
+        create_model("deit_tiny", mechanism, num_classes=3, norm_start=0.0)

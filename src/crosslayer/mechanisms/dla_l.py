@@ -38,13 +38,15 @@ from crosslayer.ops.shapes import ChannelScale, HeadGate, InputMap, Map, Prefix
 
 @dataclasses.dataclass(frozen=True)
 class Config(dla_b.Config):
-    """Options of DLA-L: those of DLA-B, and one more.
+    """Options of DLA-L: those of DLA-B, and two more.
 
     Args:
         stage_convolution: add DW3_stage(s), as released; without it, the paper's own form.
+        norm_start: the scale that BN starts with; 0 makes every block begin as the plain network's.
     """
 
     stage_convolution: bool = True
+    norm_start: float = 1.0
 
 
 class State(NamedTuple):
@@ -72,7 +74,9 @@ class DLALight(Mechanism[State]):
         self.shortcut_norms = TypedModuleList(form.norm(channels) for _ in blocks)
         self.projections = TypedModuleList(QueryKeyValue(channels) for _ in blocks)
         self.lambdas = nn.ParameterList(torch.randn(channels) for _ in blocks)
-        self.branches = TypedModuleList(form.light_branch(channels, config.drop_path) for _ in blocks)
+        self.branches = TypedModuleList(
+            form.light_branch(channels, config.drop_path, config.norm_start) for _ in blocks
+        )
 
     def start(self, x: InputMap, carry: Tensor | None) -> State:
         """No context."""

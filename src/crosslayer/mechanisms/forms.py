@@ -31,7 +31,7 @@ class Form:
     """Blocks after which the B forms begin anew, if they do."""
     norm: Callable[[int], nn.Module]
     """Before the attention."""
-    light_branch: Callable[[int, float], LightBranch]
+    light_branch: Callable[[int, float, float], LightBranch]
     """The merge and what follows it, in the light forms."""
     base_branch: Callable[[int, float], nn.Sequential]
     """After it, in the base forms."""

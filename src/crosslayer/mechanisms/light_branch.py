@@ -12,10 +12,12 @@ from crosslayer.ops.shapes import ChannelScale, HeadGate, Kernel, Map
 
 @final
 class MapBranch(nn.Sequential):
-    """out = x + DropPath(BN(z)), on maps; called by itself, DropPath(BN(·))."""
+    """out = x + DropPath(BN(z)), on maps; called by itself, DropPath(BN(·)). BN's scale starts at `norm_start`."""
 
-    def __init__(self, channels: int, drop_path: float) -> None:
-        super().__init__(nn.BatchNorm2d(channels), DropPath(drop_path))
+    def __init__(self, channels: int, drop_path: float, norm_start: float = 1.0) -> None:
+        norm = nn.BatchNorm2d(channels)
+        nn.init.constant_(norm.weight, norm_start)
+        super().__init__(norm, DropPath(drop_path))
 
     def merge(
         self,
@@ -44,7 +46,9 @@ class MapBranch(nn.Sequential):
 class TokenBranch(nn.Sequential):
     """out = out + DropPath(z) with GELU on the value, on tokens; called by itself, DropPath(·)."""
 
-    def __init__(self, _channels: int, drop_path: float) -> None:
+    def __init__(self, _channels: int, drop_path: float, norm_start: float = 1.0) -> None:
+        if norm_start != 1:
+            raise ValueError(f"norm_start is {norm_start}: on tokens nothing is normalised after the merge")
         super().__init__(DropPath(drop_path))
 
     def merge(

@@ -30,7 +30,13 @@ from crosslayer.ops.shapes import ChannelScale, HeadGate, InputMap, Map, Prefix
 
 @dataclasses.dataclass(frozen=True)
 class Config(mrla_b.Config):
-    """Options of MRLA-L: those of MRLA-B."""
+    """Options of MRLA-L: those of MRLA-B, and one more.
+
+    Args:
+        norm_start: the scale that BN starts with; 0 makes every block begin as the plain network's.
+    """
+
+    norm_start: float = 1.0
 
 
 class State(NamedTuple):
@@ -52,7 +58,9 @@ class MRLALight(Mechanism[State]):
         self.shortcut_norms = TypedModuleList(form.norm(channels) for _ in blocks)
         self.projections = TypedModuleList(QueryKeyValue(channels) for _ in blocks)
         self.lambdas = nn.ParameterList(torch.randn(channels) for _ in blocks)
-        self.branches = TypedModuleList(form.light_branch(channels, config.drop_path) for _ in blocks)
+        self.branches = TypedModuleList(
+            form.light_branch(channels, config.drop_path, config.norm_start) for _ in blocks
+        )
 
     def start(self, x: InputMap, carry: Tensor | None) -> State:
         """Nothing carried."""

@@ -1,0 +1,1 @@
+"""A study's results as pictures, each readable in grey."""

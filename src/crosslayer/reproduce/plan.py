@@ -1,0 +1,133 @@
+"""From a study to runs: what each trains, where it goes, and what of it is done."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from crosslayer.errors import UsageError
+from crosslayer.reproduce import reduction
+from crosslayer.reproduce.choice import chosen_cells
+from crosslayer.reproduce.study import Cell, Study
+from crosslayer.training.recipe import Recipe
+from crosslayer.training.recipes import RECIPES
+from crosslayer.training.run_directory import RECIPE, SUMMARY, parsed
+
+RUNS = "runs"
+State = Literal["finished", "broken", "absent"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One cell with one seed."""
+
+    cell: Cell
+    published: Recipe
+    """The cell's recipe as it is, for this seed and these data."""
+    recipe: Recipe
+    """As it is run."""
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.path.name
+
+    @property
+    def changed(self) -> dict[str, tuple[Any, Any]]:
+        """What is reduced."""
+        return reduction.changes(self.recipe, self.published)
+
+    def state(self) -> State:
+        """How far it is.
+
+        Raises:
+            UsageError: the folder holds a run of another recipe.
+        """
+        if not (self.path / RECIPE).exists():
+            return "absent"
+        stored = parsed(self.path / RECIPE, json.loads)["recipe"]
+        ours = json.loads(json.dumps(dataclasses.asdict(self.recipe)))
+        for name in ours.keys() - {"data"}:
+            if stored.get(name) != ours[name]:
+                raise UsageError(
+                    f"run {self.path} was made with {name} {stored.get(name)}, not {ours[name]}; give another --output"
+                )
+        return "finished" if (self.path / SUMMARY).exists() else "broken"
+
+    def words(self) -> list[str]:
+        """The words of `crosslayer` that make the run, or go on with it."""
+        if self.state() == "broken":
+            return ["train", "--resume", str(self.path)]
+        return [*self.fresh_words(), "--output", str(self.path)]
+
+    def fresh_words(self) -> list[str]:
+        """The words that train it from the beginning, but for where."""
+        return reduction.train_words(self.cell.recipe, self.recipe, RECIPES[self.cell.recipe]())
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Which part of a study, how reduced, and where it goes."""
+
+    study: Study
+    seeds: tuple[int, ...]
+    output: Path
+    only: tuple[str, ...] = ()
+    epochs: int | None = None
+    data: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+
+
+def plan(request: Request) -> list[Planned]:
+    """Every run of the request, seeds within cells.
+
+    Raises:
+        UsageError: a recipe that this version lacks, or settings that cannot be.
+    """
+    cells = chosen_cells(request.study, request.only)
+    for cell in cells:
+        if cell.recipe not in RECIPES:
+            raise UsageError(f"{request.study.name} needs the recipe {cell.recipe!r}, which this crosslayer has not")
+    data = data_by_recipe(request.data, {cell.recipe for cell in cells})
+    return [planned(request, cell, seed, data) for cell in cells for seed in request.seeds]
+
+
+def planned(request: Request, cell: Cell, seed: int, data: dict[str, str]) -> Planned:
+    """A cell with a seed."""
+    published = dataclasses.replace(RECIPES[cell.recipe](), **cell.changes, seed=seed)
+    if cell.recipe in data:
+        published = dataclasses.replace(published, data=data[cell.recipe])
+    recipe = reduction.with_settings(published, request.epochs, request.settings)
+    return Planned(cell, published, recipe, request.output / RUNS / folder_name(request, cell, seed))
+
+
+def folder_name(request: Request, cell: Cell, seed: int) -> str:
+    """What distinguishes a run from all others of an output folder; studies share runs that are the same."""
+    words = [*cell.options, *([f"epochs={request.epochs}"] if request.epochs else []), *request.settings]
+    return "-".join([cell.recipe, cell.backbone, cell.mechanism, *map(in_a_name, words), f"seed{seed}"])
+
+
+def in_a_name(setting: str) -> str:
+    """NAME=VALUE as part of a folder's name."""
+    return re.sub(r"[^A-Za-z0-9.,_]", "_", setting)
+
+
+def data_by_recipe(given: Sequence[str], recipes: set[str]) -> dict[str, str]:
+    """Recipe → data, of `--data DIR` or `--data RECIPE=DIR …`.
+
+    Raises:
+        UsageError: one folder for several data sets, or a recipe that is not of the study.
+    """
+    if len(given) == 1 and not given[0].startswith(tuple(f"{name}=" for name in RECIPES)):
+        if len(recipes) > 1:
+            wanted = " ".join(f"{name}=DIR" for name in sorted(recipes))
+            raise UsageError(f"--data {given[0]}: this study has several data sets; write --data {wanted}")
+        return dict.fromkeys(recipes, given[0])
+    pairs = {name: folder for name, _, folder in (word.partition("=") for word in given)}
+    for name, folder in pairs.items():
+        if name not in recipes or not folder:
+            raise UsageError(f"--data {name}: write RECIPE=DIR, with a recipe of {', '.join(sorted(recipes))}")
+    return pairs

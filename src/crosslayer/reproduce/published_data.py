@@ -1,0 +1,42 @@
+"""The data sets of the paper, and whether runs were trained on them."""
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from crosslayer.reproduce.results import Finished
+from crosslayer.training.run_directory import RECIPE, parsed
+
+
+class DataSet(NamedTuple):
+    """How large a data set is."""
+
+    train: int
+    val: int
+    classes: int
+
+
+SIZES = {
+    "cifar10": DataSet(50_000, 10_000, 10),
+    "cifar100": DataSet(50_000, 10_000, 100),
+    "imagenet": DataSet(1_281_167, 50_000, 1000),
+}
+
+
+def other_data(finished: Sequence[Finished]) -> list[str]:
+    """What tells that runs had other data than the published ones, in words; each once."""
+    return list(dict.fromkeys(difference for run in finished if (difference := differing_data(run))))
+
+
+def differing_data(finished: Finished) -> str:
+    """How the data of one run differ: by the number of classes, or of steps per epoch; empty if neither does."""
+    known, recipe = SIZES.get(finished.run.cell.recipe), finished.run.recipe
+    if known is None:
+        return ""
+    classes = len(parsed(finished.run.path / RECIPE, json.loads)["data"]["classes"])
+    if classes != known.classes:
+        return f"data with {classes} classes (data set: {known.classes})"
+    per_epoch, expected = finished.rows[0]["step"], known.train // recipe.batch_size
+    if per_epoch != min(expected, recipe.max_steps or expected):
+        return f"about {per_epoch * recipe.batch_size:,} training images (data set: {known.train:,})"
+    return ""

@@ -1,0 +1,26 @@
+"""Every study by name."""
+
+from collections.abc import Callable
+
+from crosslayer.errors import UsageError
+from crosslayer.mechanisms.interface import unknown_name
+from crosslayer.reproduce import paper_studies as paper
+from crosslayer.reproduce.questions import QUESTIONS
+from crosslayer.reproduce.study import Study
+
+PAPER = (
+    *(paper.table1, paper.table2, paper.table3, paper.table4, paper.table5, paper.table6),
+    *(paper.figure2, paper.figure4),
+)
+STUDIES: dict[str, Callable[[], Study]] = {build.__name__: build for build in (*PAPER, *QUESTIONS)}
+
+
+def find_study(name: str) -> Study:
+    """The study called `name`.
+
+    Raises:
+        UsageError: there is none; the closest names are offered.
+    """
+    if name not in STUDIES:
+        raise UsageError(f"{unknown_name('study', name, STUDIES)} ({', '.join(STUDIES)})")
+    return STUDIES[name]()

@@ -1,0 +1,21 @@
+import pytest
+from scipy import stats
+
+from crosslayer.reports.significance import welch
+
+
+def test_welch_by_hand():
+    # Means 2 and 5, variances 1 and 4, three each: t = −3 / √(1/3 + 4/3), ν = (5/3)² / ((1/9 + 16/9) / 2)
+    tested = welch([1, 2, 3], [3, 5, 7])
+    assert tested is not None
+    assert tested.difference == -3
+    freedom = (5 / 3) ** 2 / ((1 / 9 + 16 / 9) / 2)
+    assert tested.p == pytest.approx(2 * stats.t.sf(3 / (5 / 3) ** 0.5, freedom))
+    half = stats.t.ppf(0.975, freedom) * (5 / 3) ** 0.5
+    assert (tested.low, tested.high) == pytest.approx((-3 - half, -3 + half))
+    assert "not significant at 5 %" in str(tested)
+
+
+def test_too_few_seeds_or_no_spread():
+    assert welch([1.0], [1.0, 2.0]) is None
+    assert welch([1.0, 1.0], [2.0, 2.0]) is None
