@@ -149,7 +149,7 @@ def test_profile_beside_the_paper(crosslayer):
     ("words", "sentence"),
     [
         ([], "name a BACKBONE"),
-        (["--table1", "--table2"], "not for both"),
+        (["--table1", "--table2"], "not for several"),
         (["resnet50", "--table2"], "leave out BACKBONE"),
         (["--table2", "--mechanism", "se"], "leave out BACKBONE"),
         (["resnet50", "--image-size", 0], "--image-size is 0"),
