@@ -46,6 +46,15 @@ def test_every_parameter_that_learns_gets_a_gradient(backbone: str, mechanism: s
         assert parameter.grad is None or parameter.grad.isfinite().all()
 
 
+def test_images_without_objects_train():
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    model = create("mask_rcnn", "resnet18").train()
+    losses = model([torch.rand(3, 64, 80)], [nothing | {"masks": torch.zeros(0, 64, 80, dtype=torch.uint8)}])
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
 def test_detections_are_in_the_pixels_of_the_image():
     model = create("mask_rcnn").eval()
     model.roi_heads.score_thresh = 0.0

@@ -227,7 +227,6 @@ def test_settings_are_checked_in_python_too():
         DetectionRecipe(pyramid_channels=0)
 
 
-@pytest.mark.slow
 def test_two_processes_equal_one_that_accumulates(crosslayer, coco_set: Path, tmp_path: Path):
     """Weights agree within rounding; every image of the validation split is found in once."""
     options = ("--max-steps", 1, "--drop-path", 0.2)

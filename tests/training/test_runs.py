@@ -286,7 +286,6 @@ def test_full_disk_is_told_and_loses_nothing(image_tree: Path, tmp_path: Path):
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_save_and_exit(crosslayer, image_tree: Path, tmp_path: Path, number: signal.Signals):
     run = tmp_path / "run"
@@ -312,7 +311,6 @@ def test_signals_save_and_exit(crosslayer, image_tree: Path, tmp_path: Path, num
     assert saved_steps(run / "checkpoints")[-1] == step + 1
 
 
-@pytest.mark.slow
 def test_two_processes_equal_one_that_accumulates(image_tree: Path, tmp_path: Path, crosslayer):
     """Gradients (as the momentum of the first step) and weights agree within rounding."""
     options = ("--mechanism", "dla_l", "--drop-path", 0.2, "--max-steps", 1, *QUICK)
@@ -345,7 +343,6 @@ def test_paper_recipes(name: str, milestones: tuple[int, ...]):
 
 
 @pytest.mark.compiled
-@pytest.mark.slow
 def test_compiled_training(crosslayer, image_tree: Path, tmp_path: Path):
     train(crosslayer, image_tree, tmp_path / "run", "--compile", "--mechanism", "se")
     assert "_orig_mod" not in "".join(weights(tmp_path / "run"))

@@ -49,14 +49,14 @@ class Detection(Task[list[Scene]]):
     def __init__(
         self, recipe: DetectionRecipe, launch: Launch, accelerator: Accelerator, known: DataFacts | None
     ) -> None:
+        if known is None:
+            check_start(recipe)
         self.recipe, self.accelerator, self.loaders = recipe, accelerator, launch.workers
         self.masks = recipe.detector == "mask_rcnn"
         train, self.val = (read(recipe.data, masks=self.masks) for read in (train_annotations, val_annotations))
         if train.categories != self.val.categories:
             raise UsageError(f"{train.file} and {self.val.file} have different categories")
-        if known is None:
-            check_start(recipe)
-        elif (known.category_ids, known.classes) != (train.categories.ids, train.categories.names):
+        if known and (known.category_ids, known.classes) != (train.categories.ids, train.categories.names):
             raise UsageError(f"--data {recipe.data} has other categories than the run was trained on")
         self.facts = known or DataFacts(train.categories.names, (), (), train.categories.ids)
         self.images = TrainingScenes(
@@ -109,7 +109,9 @@ class Detection(Task[list[Scene]]):
         if split == "train":
             parts = ", ".join(f"{PARTS[name]} {row[f'train/{name}']:.3f}" for name in self.measures[1:])
             return f"loss {row['train/loss']:.4f} ({parts})"
-        return "  ".join(f"{name} {row[figure]:.2f} %" for figure, name in FIGURES.items() if figure in row)
+        return "  ".join(
+            f"{name} {row[figure]:.2f} %" for figure, name in FIGURES.items() if row.get(figure) is not None
+        )
 
     def size(self) -> dict[str, Any]:
         """Parameters, and those that learn; the cost depends on the image and on what is found in it."""
