@@ -99,7 +99,7 @@ def check_resumable(options: Options[Any], stored: TrainingRecipe) -> None:
 def description() -> str:
     """What --help begins with."""
     recipes = "\n".join(f"  {name}: {(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in RECIPES.items())
-    return f"Train a network. RECIPE [default: digits] gives every option its default:\n{recipes}"
+    return f"Train a classifier or a detector. RECIPE [default: digits] gives every option its default:\n{recipes}"
 
 
 def finish(run_directory: RunDirectory) -> None:
