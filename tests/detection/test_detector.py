@@ -10,6 +10,7 @@ from torch import nn
 import crosslayer
 from crosslayer.detection.networks import load_backbone
 from crosslayer.detection.pyramid import PyramidBackbone
+from crosslayer.errors import FailedError
 from crosslayer.reports.detector_sizes import TABLE_3, DetectorRow, measure_detector
 
 LIGHT = {"pyramid_channels": 16, "min_size": 64, "max_size": 96}
@@ -146,6 +147,32 @@ def test_a_graft_takes_the_statistics_of_its_weights():
     model = create(backbone="tf_efficientnet_lite0", graft=True)
     assert model.transform.image_mean.tolist() == pytest.approx(list(known.mean))
     assert "transform.image_mean" in model.state_dict()
+
+
+def test_weights_by_a_name_of_timms(monkeypatch: pytest.MonkeyPatch):
+    """The download is left out: what timm would return is a network with other weights than ours."""
+    torch.manual_seed(5)
+    theirs = timm.create_model("resnet18")
+    asked = []
+
+    def download(name: str, *, pretrained: bool) -> nn.Module:
+        asked.append((name, pretrained))
+        return theirs
+
+    monkeypatch.setattr(timm, "create_model", download)
+    model = create(weights="resnet18.a1_in1k")
+    assert asked == [("resnet18.a1_in1k", True)]
+    assert torch.equal(model.backbone.body.model.stages[1].blocks[0].conv1.weight, theirs.layer2[0].conv1.weight)
+    assert model.transform.image_std.tolist() == pytest.approx(list(theirs.pretrained_cfg["std"]))
+
+
+def test_a_download_that_fails_is_one_sentence(monkeypatch: pytest.MonkeyPatch):
+    def fail(name: str, *, pretrained: bool) -> nn.Module:
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(FailedError, match=r"cannot get timm's weights of resnet18 \(no route\); give a file or a run"):
+        create(weights="resnet18")
 
 
 @pytest.mark.parametrize(

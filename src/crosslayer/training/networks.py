@@ -19,9 +19,7 @@ def build_model(recipe: TrainingRecipe, num_classes: int, *, begin: bool = False
     """
     options = recipe.mechanism_options()
     if isinstance(recipe, DetectionRecipe):
-        from crosslayer.detection.building import (
-            build_detector,
-        )  # brings torchvision's detectors, which others need not
+        from crosslayer.detection.building import build_detector  # brings torchvision's detectors
 
         return build_detector(recipe, num_classes, begin=begin)
     if isinstance(recipe, Recipe) and recipe.graft:
