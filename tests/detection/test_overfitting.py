@@ -56,7 +56,7 @@ def test_sixteen_photographs_are_learned_by_heart(
     network = ("--backbone", "tf_efficientnet_lite0", "--graft", "--weights", efficientnet_weights)
     size = ("--image-size", 160, "--max-size", 224, "--pyramid-channels", 64, "--workers", 1, "--device", "cpu")
     rates = ("--optimizer", "adamw", "--lr", 0.004, "--warmup-steps", 20, "--batch-size", 4, "--drop-path", 0)
-    length = ("--epochs", 11, "--milestones", 8)
+    length = ("--epochs", 10, "--milestones", 6)
     words = ("--data", sixteen, "--output", run, *network, *size, *rates, *length)
     code, _, err = crosslayer("train", "coco_faster", "--mechanism", "dla_l", *words)
     assert code == 0, err

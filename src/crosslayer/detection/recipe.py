@@ -4,7 +4,7 @@ import dataclasses
 from typing import ClassVar, Literal
 
 from crosslayer.detection.validation import check_detection
-from crosslayer.training.recipe import TaskName, TrainingRecipe
+from crosslayer.training.recipe import NO_DATA, TaskName, TrainingRecipe
 
 ScheduleName = Literal["1x", "2x"]
 LENGTHS: dict[ScheduleName, int] = {"1x": 1, "2x": 2}
@@ -26,6 +26,8 @@ class DetectionRecipe(TrainingRecipe):
     """Network with maps at strides 4 to 32 (`crosslayer list`), or with --graft any of timm's."""
     weights: str | None = None
     """Begin with the backbone's weights of a run directory, a file, or a name of timm's, which is downloaded."""
+    data: str = NO_DATA
+    """A folder in COCO's layout: annotations/instances_train2017.json and …val2017.json, train2017/, val2017/."""
     frozen_stages: int = 1
     """Stages that do not learn, with the stem and their mechanisms; 0 for the stem alone, -1 for none."""
     freeze_norm: bool = True
