@@ -18,8 +18,6 @@ from crosslayer.training.recipe import Precision
 from crosslayer.training.recipes import DATASETS
 from crosslayer.training.trained import Trained, Which, load_trained
 
-BATCH = 256
-
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -36,8 +34,8 @@ class Options:
     """Which checkpoint."""
     output: str | None = None
     """Folder for evaluation.json and a classifier's confusion.png [default: the run directory]."""
-    batch_size: int | None = None
-    """Images at once [default: 256; by detectors 8]."""
+    batch_size: int = 256
+    """Images at once; detectors look at one by one."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     precision: Precision | None = None
@@ -51,7 +49,7 @@ class Options:
 def run(words: list[str]) -> None:
     """Crosslayer evaluate RUN [OPTION …]."""
     options = tyro.cli(Options, args=words, prog="crosslayer evaluate")
-    if options.batch_size is not None and options.batch_size < 1:
+    if options.batch_size < 1:
         raise UsageError(f"--batch-size is {options.batch_size}; it must be at least 1")
     trained = load_trained(options.run, options.checkpoint, options.device)
     if isinstance(trained.recipe, DetectionRecipe):
@@ -65,7 +63,7 @@ def evaluate_detector(options: Options, trained: Trained) -> None:
 
     folder = Path(options.output or options.run)
     data, device, precision = options.data, options.device, options.precision
-    commands.evaluate_run(trained, data, device, precision, options.batch_size, options.workers, folder)
+    commands.evaluate_run(trained, data, device, precision, options.workers, folder)
 
 
 def evaluate_classifier(options: Options, trained: Trained) -> None:
@@ -79,7 +77,7 @@ def evaluate_classifier(options: Options, trained: Trained) -> None:
         )
     images = load_images(source.val, trained.view(), trained.device, options.workers, options.loader, "decoding val")
     accelerator = start_accelerator(options.device, options.precision or trained.recipe.precision)
-    result = evaluate(trained.model, images, trained.facts, options.batch_size or BATCH, accelerator)
+    result = evaluate(trained.model, images, trained.facts, options.batch_size, accelerator)
     report(trained, result, data, Path(options.output or options.run))
 
 

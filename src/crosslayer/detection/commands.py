@@ -18,9 +18,6 @@ from crosslayer.training.device import start_accelerator
 from crosslayer.training.recipe import Precision
 from crosslayer.training.trained import Trained
 
-BATCH = 8
-"""Images that are evaluated at once, where nothing else is said."""
-
 
 def detector_of(trained: Trained) -> tuple[GeneralizedRCNN, DetectionRecipe]:
     """A run's detector and its recipe."""
@@ -34,7 +31,6 @@ def evaluate_run(
     data: str | None,
     device: str,
     precision: Precision | None,
-    batch_size: int | None,
     workers: int,
     folder: Path,
 ) -> None:
@@ -45,7 +41,7 @@ def evaluate_run(
     check_categories(trained, val, data)
     accelerator = start_accelerator(device, precision or recipe.precision)
     model.to(accelerator.device)
-    result = evaluate_detector(model, val, recipe, accelerator, batch_size or BATCH, workers)
+    result = evaluate_detector(model, val, recipe, accelerator, workers)
     if accelerator.is_main_process:
         report(trained, result, val, data, folder)
 

@@ -26,15 +26,10 @@ class Evaluation(NamedTuple):
 
 
 def evaluate_detector(
-    model: nn.Module,
-    val: Annotations,
-    recipe: DetectionRecipe,
-    accelerator: Accelerator,
-    batch_size: int,
-    workers: int,
+    model: nn.Module, val: Annotations, recipe: DetectionRecipe, accelerator: Accelerator, workers: int
 ) -> Evaluation:
     """The same figures in every process; the main one computes them."""
-    found = detect_all(model, val, accelerator, batch_size, workers)
+    found = detect_all(model, val, accelerator, workers)
     if accelerator.num_processes > 1:
         found = gather_object(found)
     result: list[Evaluation | None] = [None]
@@ -49,12 +44,14 @@ def evaluate_detector(
 
 
 @torch.no_grad()
-def detect_all(model: nn.Module, val: Annotations, accelerator: Accelerator, batch_size: int, workers: int) -> Found:
-    """What the detector finds in this process's images, which are taken in the order of their shape."""
+def detect_all(model: nn.Module, val: Annotations, accelerator: Accelerator, workers: int) -> Found:
+    """What the detector finds in this process's images.
+
+    They are looked at one by one: in a batch an image is padded to the largest, which changes what is found near its
+    edges, and figures would depend on the number of processes.
+    """
     model.eval()
-    width, height = val.sizes.unbind(1)
-    by_shape = torch.argsort(width / height, stable=True)
-    parts = by_shape[accelerator.process_index :: accelerator.num_processes].split(batch_size)
+    parts = torch.arange(len(val))[accelerator.process_index :: accelerator.num_processes].split(1)
     found: Found = []
     for indices, scenes in zip(parts, evaluated_scenes(val, parts, accelerator.device, workers), strict=True):
         with accelerator.autocast():

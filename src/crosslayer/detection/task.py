@@ -97,8 +97,7 @@ class Detection(Task[list[Scene]]):
 
     def validate(self, model: nn.Module) -> dict[str, float | None]:
         """Average precision of boxes and, with masks, of these, in %."""
-        batch_size = max(1, self.recipe.batch_size // self.parts)
-        result = evaluate_detector(model, self.val, self.recipe, self.accelerator, batch_size, self.loaders)
+        result = evaluate_detector(model, self.val, self.recipe, self.accelerator, self.loaders)
         boxes = {f"val/{name}": value for name, value in result.boxes.figures.items()}
         if result.masks is None:
             return boxes
