@@ -1,10 +1,10 @@
-# make setup | demo | test | lint | format | clean
+# make setup | demo | test | test-slow | lint | format | clean
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 SHAPES := --jaxtyping-packages=crosslayer.mechanisms,crosslayer.models,crosslayer.data,beartype.beartype
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test test-slow lint format clean
 
 setup: .venv/ready
 
@@ -26,8 +26,12 @@ demo: setup
 
 # Two passes: shapes are checked at run time in the first, which would break the full graphs of the second.
 test: setup
-	$(BIN)/pytest -n 2 -m 'not compiled and not mistyped' $(SHAPES)
-	$(BIN)/pytest -n 2 -m 'compiled or mistyped'
+	$(BIN)/pytest -n 2 -m 'not compiled and not mistyped and not slow' $(SHAPES)
+	$(BIN)/pytest -n 2 -m '(compiled or mistyped) and not slow'
+
+# Whole trainings of minutes each, one at a time.
+test-slow: setup
+	$(BIN)/pytest -m slow
 
 lint: setup
 	$(BIN)/ruff format --check

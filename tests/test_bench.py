@@ -29,7 +29,6 @@ def configuration(**changes) -> Configuration:
     return groups(Plan(batch_sizes=(2,), **({"num_classes": 5} | changes)), "cpu")[0][0]
 
 
-@pytest.mark.slow
 def test_rows(crosslayer, tmp_path: Path):
     files = "--plot", tmp_path / "plot.png", "--output", tmp_path / "kept"
     words = "--mechanisms", "dla_l", "none", "--modes", "train", "--device", "cpu", "--json"

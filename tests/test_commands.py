@@ -133,7 +133,6 @@ def test_profile_knows_the_size_of_images(crosslayer):
     assert json.loads(crosslayer("profile", "resnet18", "--image-size", 64, "--json")[1])["image_size"] == 64
 
 
-@pytest.mark.slow
 def test_profile_beside_the_paper(crosslayer):
     code, out, err = crosslayer("profile", "--table2", "--json")
     assert code == 0, err
@@ -145,11 +144,29 @@ def test_profile_beside_the_paper(crosslayer):
     assert out.count("yes") == 39
 
 
+def test_profile_of_detectors_beside_the_paper(crosslayer, monkeypatch):
+    from crosslayer.reports import detector_sizes
+
+    rows = [row for row in detector_sizes.TABLE_3 if row.backbone == "resnet50" and row.mechanism in ("none", "dla_l")]
+    monkeypatch.setattr(detector_sizes, "TABLE_3", rows)
+    code, out, err = crosslayer("profile", "--table3", "--json")
+    assert code == 0, err
+    measured = json.loads(out)["rows"]
+    stem_and_first_stage = 9_536 + 215_808
+    assert measured[0]["parameters"] - measured[0]["learning_parameters"] == stem_and_first_stage
+    assert all(row["parameters_agree"] for row in measured)
+    code, out, err = crosslayer("profile", "--table3")
+    assert code == 0, err
+    assert out.count("yes") == 4
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         ([], "name a BACKBONE"),
-        (["--table1", "--table2"], "not for both"),
+        (["--table1", "--table2"], "not for several"),
+        (["--table3", "--table2"], "not for several"),
+        (["--table3", "resnet50"], "leave out BACKBONE"),
         (["resnet50", "--table2"], "leave out BACKBONE"),
         (["--table2", "--mechanism", "se"], "leave out BACKBONE"),
         (["resnet50", "--image-size", 0], "--image-size is 0"),

@@ -18,7 +18,7 @@ def python_in(page: Path) -> list[tuple[str, str]]:
     return re.findall(r"^```python([^\n]*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/grafting.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/grafting.md", "docs/detection.md"])
 def test_python_examples_run(page: str):
     examples = [code for mark, code in python_in(ROOT / page) if not mark.strip()]
     assert examples

@@ -9,7 +9,7 @@ from crosslayer import __version__
 
 COMMANDS = {
     "train": "train a network on images, or go on with a run",
-    "evaluate": "accuracy, per class too, and the confusion matrix of a run",
+    "evaluate": "accuracy or average precision of a run, per class too",
     "predict": "what a run's network sees in image files",
     "attention": "draw how the blocks of one or two runs attend to each other",
     "compare": "runs side by side in a table",

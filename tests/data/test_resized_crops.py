@@ -100,7 +100,7 @@ def test_a_worker_that_is_ended_is_told(split: Split):
     images = ResizedCrops(split, HOW, CPU, workers=1)
     steps = TrainingStream(images, batch_size=1, shares=Shares(0, 1, 1), seed=0).epoch(0)
     next(steps)
-    (worker,) = images.loader._iterator._workers
+    (worker,) = images.workers.loader._iterator._workers
     os.kill(worker.pid, signal.SIGTERM)  # the training process's own business
     next(steps)
     os.kill(worker.pid, signal.SIGKILL)

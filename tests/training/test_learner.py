@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
-from crosslayer.training import loop
+from crosslayer.training import classification
 from crosslayer.training.checkpoint import load_checkpoint, path_of
 from crosslayer.training.learner import BACKBONE, GRAFT, Learner, build_learner
 from crosslayer.training.recipe import Recipe
@@ -79,7 +79,7 @@ def test_adamw(tmp_path: Path):
 def test_the_average_is_what_is_measured_and_kept(crosslayer, image_tree: Path, tmp_path: Path, monkeypatch):
     """By hand: after step t, e ← w for t = 1, then e ← d e + (1 - d) w with d = min(0.6, 1 - t^(-2/3))."""
     seen, measured = [], []
-    update, evaluate = ModelEmaV3.update, loop.evaluate
+    update, evaluate = ModelEmaV3.update, classification.evaluate
 
     def noted_update(self, model, step):
         update(self, model, step)
@@ -90,7 +90,7 @@ def test_the_average_is_what_is_measured_and_kept(crosslayer, image_tree: Path, 
         return evaluate(model, *rest)
 
     monkeypatch.setattr(ModelEmaV3, "update", noted_update)
-    monkeypatch.setattr(loop, "evaluate", noted_evaluate)
+    monkeypatch.setattr(classification, "evaluate", noted_evaluate)
     run = tmp_path / "run"
     words = ("--data", image_tree, "--output", run, *QUICK, "--ema", 0.6, "--mechanism", "se", "--epochs", 3)
     assert crosslayer("train", *words)[0] == 0

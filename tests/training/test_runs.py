@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from crosslayer.training import loop
 from crosslayer.training.checkpoint import path_of, saved_steps
 from crosslayer.training.recipes import RECIPES
 from tests.conftest import QUICK
@@ -254,14 +253,14 @@ def test_a_loss_that_is_not_finite_names_its_step(crosslayer, image_tree: Path, 
     run = tmp_path / "run"
     train(crosslayer, image_tree, run)
     kept = weights(run)
-    real = loop.F.cross_entropy
+    real = torch.nn.functional.cross_entropy
 
     def third(*arguments: object, **options: object) -> torch.Tensor:
         third.calls += 1
         return real(*arguments, **options) * (float("nan") if third.calls == 2 else 1)
 
     third.calls = 0
-    monkeypatch.setattr(loop.F, "cross_entropy", third)
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", third)
     code, _, err = crosslayer("train", "--resume", run, "--epochs", 3, "--device", "cpu")
     assert code == 1
     assert "the loss became nan at step 4 (epoch 2)" in err
@@ -287,7 +286,6 @@ def test_full_disk_is_told_and_loses_nothing(image_tree: Path, tmp_path: Path):
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_save_and_exit(crosslayer, image_tree: Path, tmp_path: Path, number: signal.Signals):
     run = tmp_path / "run"
@@ -313,7 +311,6 @@ def test_signals_save_and_exit(crosslayer, image_tree: Path, tmp_path: Path, num
     assert saved_steps(run / "checkpoints")[-1] == step + 1
 
 
-@pytest.mark.slow
 def test_two_processes_equal_one_that_accumulates(image_tree: Path, tmp_path: Path, crosslayer):
     """Gradients (as the momentum of the first step) and weights agree within rounding."""
     options = ("--mechanism", "dla_l", "--drop-path", 0.2, "--max-steps", 1, *QUICK)
@@ -346,7 +343,6 @@ def test_paper_recipes(name: str, milestones: tuple[int, ...]):
 
 
 @pytest.mark.compiled
-@pytest.mark.slow
 def test_compiled_training(crosslayer, image_tree: Path, tmp_path: Path):
     train(crosslayer, image_tree, tmp_path / "run", "--compile", "--mechanism", "se")
     assert "_orig_mod" not in "".join(weights(tmp_path / "run"))

@@ -5,12 +5,13 @@ from typing import Annotated
 
 import torch
 import tyro
-from torch import Tensor
+from torch import Tensor, nn
 
 from crosslayer.console import console
 from crosslayer.data.decode import decode_batch
 from crosslayer.data.image_files import load_image_files
 from crosslayer.data.sources import open_source
+from crosslayer.detection.recipe import DetectionRecipe
 from crosslayer.errors import UsageError
 from crosslayer.files import write_json
 from crosslayer.reports.attention import attention_matrices, draw_attention
@@ -49,7 +50,7 @@ def run(words: list[str]) -> None:
     for path in runs:
         trained = load_trained(path, options.checkpoint, options.device)
         try:
-            matrices = attention_matrices(trained.model, batches(trained, files, options))
+            matrices = attention_matrices(*looked_at(trained, files, options))
         except UsageError as error:
             raise UsageError(f"run {path}, {trained.recipe.mechanism}: {error}") from error
         drawn.append((trained.recipe.mechanism, matrices))
@@ -76,9 +77,19 @@ def runs_and_files(paths: Sequence[str]) -> tuple[list[str], list[str]]:
     return runs, files
 
 
+def looked_at(trained: Trained, files: list[str], options: Options) -> tuple[nn.Module, Iterator[Tensor]]:
+    """The network that looks back, and the images to average over."""
+    if isinstance(trained.recipe, DetectionRecipe):
+        from crosslayer.detection import commands  # brings torchvision's detectors, which classifiers need not
+
+        images = commands.attended_images(trained, files, options.data, options.count)
+        return trained.model.get_submodule("backbone"), images
+    return trained.model, batches(trained, files, options)
+
+
 def batches(trained: Trained, files: list[str], options: Options) -> Iterator[Tensor]:
     """The images to average over, as the network takes them."""
-    view = trained.recipe.view()
+    view = trained.view()
     if files:
         yield trained.prepare(load_image_files(files, view))
         return

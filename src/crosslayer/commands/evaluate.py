@@ -8,6 +8,7 @@ from rich.table import Table
 from crosslayer.console import console
 from crosslayer.data.images import LoaderName, load_images
 from crosslayer.data.sources import open_source
+from crosslayer.detection.recipe import DetectionRecipe
 from crosslayer.errors import UsageError
 from crosslayer.files import write_json
 from crosslayer.reports.confusion import draw_confusion
@@ -20,7 +21,10 @@ from crosslayer.training.trained import Trained, Which, load_trained
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Accuracy of a run's network on the validation split of its data, or of another set with the same classes."""
+    """Accuracy of a run's network, or average precision of its detector, on the validation split of its data.
+
+    Another set will do that has the same classes.
+    """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run directory."""
@@ -29,15 +33,15 @@ class Options:
     checkpoint: Which = "last"
     """Which checkpoint."""
     output: str | None = None
-    """Folder for evaluation.json and confusion.png [default: the run directory]."""
+    """Folder for evaluation.json and a classifier's confusion.png [default: the run directory]."""
     batch_size: int = 256
-    """Images at once."""
+    """Images at once; detectors look at one by one."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     precision: Precision | None = None
     """Arithmetic [default: the run's own]."""
     workers: int = 4
-    """Threads that decode images."""
+    """Threads that decode images; of detectors, processes."""
     loader: LoaderName = "auto"
     """Keep decoded images on the device, stream them, or decide by size."""
 
@@ -48,6 +52,22 @@ def run(words: list[str]) -> None:
     if options.batch_size < 1:
         raise UsageError(f"--batch-size is {options.batch_size}; it must be at least 1")
     trained = load_trained(options.run, options.checkpoint, options.device)
+    if isinstance(trained.recipe, DetectionRecipe):
+        return evaluate_detector(options, trained)
+    return evaluate_classifier(options, trained)
+
+
+def evaluate_detector(options: Options, trained: Trained) -> None:
+    """A detector's run."""
+    from crosslayer.detection import commands  # brings torchvision's detectors, which classifiers need not
+
+    folder = Path(options.output or options.run)
+    data, device, precision = options.data, options.device, options.precision
+    commands.evaluate_run(trained, data, device, precision, options.workers, folder)
+
+
+def evaluate_classifier(options: Options, trained: Trained) -> None:
+    """A classifier's run."""
     data = options.data or trained.recipe.data
     source = open_source(data, DATASETS.get(trained.name))
     if source.classes != trained.facts.classes:
@@ -55,9 +75,7 @@ def run(words: list[str]) -> None:
             f"--data {data} has {len(source.classes)} classes ({source.classes[0]}, …), the run was trained on "
             f"{len(trained.facts.classes)} ({trained.facts.classes[0]}, …): they must be the same"
         )
-    images = load_images(
-        source.val, trained.recipe.view(), trained.device, options.workers, options.loader, "decoding val"
-    )
+    images = load_images(source.val, trained.view(), trained.device, options.workers, options.loader, "decoding val")
     accelerator = start_accelerator(options.device, options.precision or trained.recipe.precision)
     result = evaluate(trained.model, images, trained.facts, options.batch_size, accelerator)
     report(trained, result, data, Path(options.output or options.run))

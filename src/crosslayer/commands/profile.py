@@ -33,6 +33,8 @@ class Options:
     """Every row of the paper's Table 1 (CIFAR), ours beside the paper's."""
     table2: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Every row of the paper's Table 2 (ImageNet), likewise."""
+    table3: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Every row of the paper's Table 3 (detectors), likewise: parameters only."""
     json: bool = False
     """Print JSON."""
 
@@ -40,25 +42,39 @@ class Options:
 def run(words: list[str]) -> None:
     """Crosslayer profile [BACKBONE] [OPTION …]."""
     options = tyro.cli(Options, args=words, prog="crosslayer profile")
-    if options.table1 or options.table2:
+    if options.table1 or options.table2 or options.table3:
         return print_table(options)
     if options.backbone is None:
-        raise UsageError("name a BACKBONE (`crosslayer list` has them), or ask for --table1 or --table2")
+        raise UsageError("name a BACKBONE (`crosslayer list` has them), or ask for --table1, --table2 or --table3")
     return print_profile(options, options.backbone)
 
 
 def print_table(options: Options) -> None:
     """A table of the paper, ours beside the paper's."""
-    if options.table1 and options.table2:
-        raise UsageError("ask for --table1 or for --table2, not for both")
+    if options.table1 + options.table2 + options.table3 > 1:
+        raise UsageError("ask for one of --table1, --table2 and --table3, not for several")
     if (options.backbone, options.mechanism, options.options, options.image_size) != (None, "none", (), None):
         raise UsageError("a table's rows are given: leave out BACKBONE, --mechanism, --options and --image-size")
+    if options.table3:
+        return print_detectors(as_json=options.json)
     number = 1 if options.table1 else 2
     rows = paper_sizes.measure_table(number)
     if options.json:
         print(json.dumps(paper_sizes.as_dict(number, rows), indent=2))
     else:
         console.print(paper_sizes.as_table(number, rows))
+    return None
+
+
+def print_detectors(*, as_json: bool) -> None:
+    """The paper's table of detectors, ours beside the paper's."""
+    from crosslayer.reports import detector_sizes  # brings torchvision's detectors, which other profiles need not
+
+    rows = detector_sizes.measure_detectors()
+    if as_json:
+        print(json.dumps(detector_sizes.as_dict(rows), indent=2))
+    else:
+        console.print(detector_sizes.as_table(rows))
 
 
 def print_profile(options: Options, backbone: str) -> None:

@@ -1,5 +1,5 @@
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
@@ -9,17 +9,20 @@ from crosslayer.mechanisms.interface import unknown_name
 from crosslayer.reports.curves import draw_curves
 from crosslayer.training.launch import Launch
 from crosslayer.training.loop import train
-from crosslayer.training.recipe import Recipe, differing
+from crosslayer.training.recipe import Recipe, TrainingRecipe, differing
 from crosslayer.training.recipes import EXTENDABLE, RECIPES
-from crosslayer.training.run_directory import CURVES, SUMMARY, RunDirectory
+from crosslayer.training.run_directory import CURVES, RECIPE_TYPES, SUMMARY, RunDirectory
+from crosslayer.training.scores import SCORES
 from crosslayer.training.validation import flag
+
+RecipeT = TypeVar("RecipeT", bound=TrainingRecipe)
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(Generic[RecipeT]):
     """What to train, and where."""
 
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    recipe: Annotated[RecipeT, tyro.conf.arg(name="")]
     run: Annotated[Launch, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Launch)
 
 
@@ -27,8 +30,8 @@ def run(words: list[str]) -> None:
     """Crosslayer train [RECIPE] [OPTION …]."""
     words, named = without_recipe(words)
     name, default = stored_or_named(words, named)
-    options = tyro.cli(
-        Options,
+    options: Options[Any] = tyro.cli(
+        Options[type(default)],
         args=words,
         default=Options(recipe=default),
         prog=f"crosslayer train {named or '[RECIPE]'}",
@@ -42,7 +45,8 @@ def run(words: list[str]) -> None:
 
 def without_recipe(words: list[str]) -> tuple[list[str], str | None]:
     """The words without the recipe's name, and that name: the first word, or one that is no option's value."""
-    takers = {flag(field.name) for part in (Recipe, Launch) for field in dataclasses.fields(part) if takes_text(field)}
+    parts = (*RECIPE_TYPES.values(), Launch)
+    takers = {flag(field.name) for part in parts for field in dataclasses.fields(part) if takes_text(field)}
     for i, word in enumerate(words):
         if (i == 0 and not word.startswith("-")) or (word in RECIPES and words[i - 1] not in takers):
             if word not in RECIPES:
@@ -56,7 +60,7 @@ def takes_text(field: dataclasses.Field[Any]) -> bool:
     return field.type in (str, str | None)
 
 
-def stored_or_named(words: list[str], named: str | None) -> tuple[str, Recipe]:
+def stored_or_named(words: list[str], named: str | None) -> tuple[str, TrainingRecipe]:
     """The defaults of the options: a recipe's, or those of the run to go on with."""
     resumed = value_of("--resume", words)
     if resumed is None:
@@ -77,13 +81,13 @@ def value_of(option: str, words: list[str]) -> str | None:
     return None
 
 
-def check_resumable(options: Options, stored: Recipe) -> None:
+def check_resumable(options: Options[Any], stored: TrainingRecipe) -> None:
     """Raises UsageError for options that would make another run of it."""
     changed = [field for field in differing(options.recipe, stored) if field not in EXTENDABLE]
     if changed:
         was = ", ".join(f"{flag(field)} {getattr(stored, field)}" for field in changed)
         raise UsageError(f"run {options.run.resume} was made with {was}; a resumed run keeps its recipe")
-    if stored.schedule == "cosine" and options.recipe.epochs != stored.epochs:
+    if isinstance(stored, Recipe) and stored.schedule == "cosine" and options.recipe.epochs != stored.epochs:
         raise UsageError(
             f"run {options.run.resume} falls along a cosine over --epochs {stored.epochs} and cannot be given others; "
             "begin a new run"
@@ -95,19 +99,21 @@ def check_resumable(options: Options, stored: Recipe) -> None:
 def description() -> str:
     """What --help begins with."""
     recipes = "\n".join(f"  {name}: {(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in RECIPES.items())
-    return f"Train a network. RECIPE [default: digits] gives every option its default:\n{recipes}"
+    return f"Train a classifier or a detector. RECIPE [default: digits] gives every option its default:\n{recipes}"
 
 
 def finish(run_directory: RunDirectory) -> None:
     """Draws the curves and says where everything is."""
     rows = run_directory.metrics()
     name, recipe, _ = run_directory.read()
-    draw_curves(rows, f"{recipe.backbone} + {recipe.mechanism} on {name}, seed {recipe.seed}", run_directory / CURVES)
+    title = f"{recipe.backbone} + {recipe.mechanism} on {name}, seed {recipe.seed}"
+    draw_curves(rows, recipe.task, title, run_directory / CURVES)
     summary = run_directory.summary()
     if summary:
+        score = SCORES[recipe.task]
         console.print(
-            f"top-1 {summary['last']['val/top1']:.2f} % after the last epoch, "
-            f"{summary['best']['val/top1']:.2f} % at best (epoch {summary['best']['epoch']}), "
+            f"{score.name} {summary['last'][score.figure]:.2f} % after the last epoch, "
+            f"{summary['best'][score.figure]:.2f} % at best (epoch {summary['best']['epoch']}), "
             f"{summary['wall_seconds']:.1f} s\n"
             f"summary: {run_directory / SUMMARY}\ncurves:  {run_directory / CURVES}"
         )

@@ -5,23 +5,22 @@ for them, processes do not. Every image seeds them anew, so the number of worker
 """
 
 import functools
-import signal
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import NamedTuple, final
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.multiprocessing import get_all_start_methods, get_context
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision import transforms
 
 from crosslayer.data.chance import AUGMENTATION, seed_global_generators
 from crosslayer.data.decode import INTERPOLATION, Interpolation, opened, upright_rgb
-from crosslayer.data.images import PREFETCH, Batch
+from crosslayer.data.images import Batch
 from crosslayer.data.split import Split
 from crosslayer.data.training_images import Part, TrainingImages
+from crosslayer.data.workers import Workers
 from crosslayer.errors import FailedError
 
 Transform = Callable[[Image.Image], Image.Image]
@@ -103,33 +102,14 @@ class AugmentedDataset(Dataset[tuple[Tensor, Tensor] | FailedError]):
             raise FailedError(f"--rand-augment {config} cannot be applied to {name}: {error}") from error
 
 
-class Plan:
-    """The parts that the loader is to fetch next."""
-
-    def __init__(self) -> None:
-        self.parts: Iterable[Part] = ()
-
-    def __iter__(self) -> Iterator[Part]:
-        return iter(self.parts)
-
-
 @final
-class ResizedCrops(TrainingImages):
+class ResizedCrops(TrainingImages[Batch]):
     """Random resized crops of images of any size, decoded and augmented by `workers` processes (0: by this one)."""
 
     def __init__(self, split: Split, augmentation: Augmentation, device: torch.device, workers: int) -> None:
-        self.split, self.device, self.plan = split, device, Plan()
-        self.loader: DataLoader[tuple[Tensor, Tensor] | FailedError] | None = DataLoader(
-            AugmentedDataset(split, augmentation),
-            batch_size=None,
-            sampler=self.plan,
-            num_workers=workers,
-            worker_init_fn=begin_worker,
-            multiprocessing_context=clean_start() if workers else None,
-            prefetch_factor=PREFETCH if workers else None,
-            persistent_workers=workers > 0,
-            pin_memory=device.type == "cuda",
-        )
+        self.split, self.device = split, device
+        dataset = AugmentedDataset(split, augmentation)
+        self.workers: Workers[Part, tuple[Tensor, Tensor]] = Workers(dataset, workers, pinned=device.type == "cuda")
 
     def __len__(self) -> int:
         return len(self.split)
@@ -140,33 +120,10 @@ class ResizedCrops(TrainingImages):
         Raises:
             FailedError: an image that cannot be decoded, or a worker that ended.
         """
-        assert self.loader is not None, "closed"
-        self.plan.parts = plan
-        try:
-            for loaded in self.loader:
-                if isinstance(loaded, FailedError):
-                    raise loaded
-                pixels, labels = (tensor.to(self.device, non_blocking=True) for tensor in loaded)
-                yield Batch(pixels.permute(0, 3, 1, 2), labels)
-        except (RuntimeError, EOFError, OSError) as error:  # a worker is missed, or the socket of its tensors
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                raise
-            raise FailedError("a process that decodes images was ended from outside; try fewer --workers") from error
+        for loaded in self.workers.fetch(plan):
+            pixels, labels = (tensor.to(self.device, non_blocking=True) for tensor in loaded)
+            yield Batch(pixels.permute(0, 3, 1, 2), labels)
 
     def close(self) -> None:
         """Ends the workers."""
-        self.loader = None
-
-
-def clean_start():  # multiprocessing's contexts have no public type
-    """Workers begin from a clean process: forking one with threads or a GPU in use may hang."""
-    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-    if hasattr(context, "set_forkserver_preload"):
-        context.set_forkserver_preload([__name__])
-    return context
-
-
-def begin_worker(_: int) -> None:
-    """Signals are the training process's: it saves, then ends its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+        self.workers.close()

@@ -81,7 +81,7 @@ class ArraySplit(Split):
 class FileSplit(Split):
     """Image files."""
 
-    def __init__(self, paths: list[Path], labels: np.ndarray, fingerprint: str) -> None:
+    def __init__(self, paths: Sequence[Path | str], labels: np.ndarray, fingerprint: str) -> None:
         super().__init__(labels, fingerprint)
         self.paths = [str(path) for path in paths]  # a fifth of the size and time of Path when sent to a worker
 

@@ -7,14 +7,12 @@ accumulated parts, and whether training was interrupted; processes take disjoint
 import dataclasses
 from collections.abc import Generator
 from contextlib import closing
-from typing import final
+from typing import Generic, final
 
-import torch
 from torch import Tensor
 
 from crosslayer.data.chance import ORDER, generator
-from crosslayer.data.images import Batch
-from crosslayer.data.training_images import Part, TrainingImages
+from crosslayer.data.training_images import BatchT, Part, TrainingImages
 from crosslayer.errors import UsageError
 
 
@@ -28,7 +26,7 @@ class Shares:
 
 
 @final
-class TrainingStream:
+class TrainingStream(Generic[BatchT]):
     """Shuffled, augmented batches, epoch by epoch; the last images that fill no batch are left out.
 
     Args:
@@ -43,7 +41,7 @@ class TrainingStream:
     """
 
     def __init__(
-        self, images: TrainingImages, *, batch_size: int, shares: Shares, seed: int, paired: bool = False
+        self, images: TrainingImages[BatchT], *, batch_size: int, shares: Shares, seed: int, paired: bool = False
     ) -> None:
         if len(images) < batch_size:
             raise UsageError(
@@ -62,9 +60,9 @@ class TrainingStream:
         self.images, self.batch_size, self.shares, self.seed = images, batch_size, shares, seed
         self.steps_per_epoch = len(images) // batch_size
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Generator[list[Batch]]:
+    def epoch(self, epoch: int, first_step: int = 0) -> Generator[list[BatchT]]:
         """The steps of an epoch from `first_step`: this process's parts of each one's batch."""
-        order = torch.randperm(len(self.images), generator=generator(self.seed, ORDER, epoch))
+        order = self.images.order(generator(self.seed, ORDER, epoch), self.part_size)
         steps = range(first_step, self.steps_per_epoch)
         plan = (self.part(order, epoch, step, share) for step in steps for share in range(self.shares.count))
         with closing(self.images.batches(plan)) as parts:

@@ -3,11 +3,16 @@
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable
-from typing import NamedTuple, final
+from typing import Generic, NamedTuple, TypeVar, final
+
+import torch
+from torch import Tensor
 
 from crosslayer.data.augment import Draws, crop_and_flip, draw
 from crosslayer.data.chance import AUGMENTATION, generator
 from crosslayer.data.images import Batch, Images, Indices
+
+BatchT = TypeVar("BatchT")
 
 
 class Part(NamedTuple):
@@ -25,15 +30,19 @@ class Part(NamedTuple):
     """Images of the global batch."""
 
 
-class TrainingImages(ABC):
+class TrainingImages(ABC, Generic[BatchT]):
     """A training split that hands out augmented parts of batches."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def batches(self, plan: Iterable[Part]) -> Generator[Batch]:
+    def batches(self, plan: Iterable[Part]) -> Generator[BatchT]:
         """One augmented batch for every part of the plan, in order."""
+
+    def order(self, chance: torch.Generator, part_size: int) -> Tensor:
+        """The order of an epoch, which is cut into parts of `part_size` images."""
+        return torch.randperm(len(self), generator=chance)
 
     @abstractmethod
     def close(self) -> None:
@@ -41,7 +50,7 @@ class TrainingImages(ABC):
 
 
 @final
-class PadCrops(TrainingImages):
+class PadCrops(TrainingImages[Batch]):
     """Images of one size, on the device: black padding, a random crop of the same size, a mirror by chance.
 
     Args:

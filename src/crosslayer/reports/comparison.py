@@ -5,6 +5,7 @@ from rich.table import Table
 
 from crosslayer.errors import UsageError
 from crosslayer.training.run_directory import RunDirectory
+from crosslayer.training.scores import SCORES
 
 
 def comparison_table(paths: Sequence[str]) -> Table:
@@ -13,10 +14,12 @@ def comparison_table(paths: Sequence[str]) -> Table:
     Raises:
         UsageError: a run that is not finished, or none.
     """
-    table = Table(title="Comparison; top-1 in %, parameters in 10⁶, multiply-accumulates in 10⁹")
+    table = Table(
+        title="Comparison; scores in % (top-1, of detectors box AP), parameters in 10⁶, multiply-accumulates in 10⁹"
+    )
     table.add_column("run", overflow="fold")
     table.add_column("mechanism")
-    for heading in ("params", "MACs", "epochs", "last top-1", "best top-1", "images/s", "seconds"):
+    for heading in ("params", "MACs", "epochs", "last score", "best score", "images/s", "seconds"):
         table.add_column(heading, justify="right")
     for path in paths:
         run = RunDirectory(path)
@@ -30,13 +33,14 @@ def comparison_table(paths: Sequence[str]) -> Table:
 
 def cells(summary: dict[str, Any]) -> list[str]:
     """A summary's numbers as the table prints them."""
+    score = SCORES[summary.get("task", "classification")].figure
     return [
         summary["mechanism"],
         f"{summary['parameters_m']:.3f}",
-        f"{summary['macs_g']:.4f}",
+        f"{summary['macs_g']:.4f}" if "macs_g" in summary else "–",
         str(summary["epochs"]),
-        f"{summary['last']['val/top1']:.2f}",
-        f"{summary['best']['val/top1']:.2f}",
-        f"{summary['images_per_second']:,.0f}",
+        f"{summary['last'][score]:.2f}",
+        f"{summary['best'][score]:.2f}",
+        f"{summary['images_per_second']:,.{0 if summary['images_per_second'] >= 10 else 2}f}",
         f"{summary['wall_seconds']:.1f}",
     ]

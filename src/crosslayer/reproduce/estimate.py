@@ -59,29 +59,30 @@ class Estimator:
 
     def estimate(self, run: Planned) -> Estimate:
         """One run's; by finished runs of the same kind, where there are any."""
-        if run.cell.recipe not in SIZES:
+        recipe, data = run.recipe, SIZES.get(run.cell.recipe)
+        if data is None or not isinstance(recipe, Recipe):
             return Estimate(None, None, "this recipe's steps cannot be measured alone")
-        probe, alike = self.probe(run), [each for each in self.finished if same_kind(each, run)]
-        if alike:
+        probe = self.probe(recipe, data.classes)
+        if alike := [each for each in self.finished if is_like(each, run.cell.recipe, recipe)]:
             seconds = statistics.median(each.summary["wall_seconds"] / each.summary["steps"] for each in alike)
             per_epoch = max(round(each.summary["steps"] / each.summary["epochs"]) for each in alike)
-            return Estimate(seconds * steps(run.recipe, per_epoch), probe.memory, "finished runs")
-        data = SIZES[run.cell.recipe]
-        total = steps(run.recipe, data.train // run.recipe.batch_size)
-        images = total * run.recipe.batch_size + run.recipe.epochs * data.val / 3  # a pass forward is a third of a step
+            return Estimate(seconds * steps(recipe, per_epoch), probe.memory, "finished runs")
+        total = steps(recipe, data.train // recipe.batch_size)
+        images = total * recipe.batch_size + recipe.epochs * data.val / 3  # a pass forward is a third of a step
         return Estimate(images * probe.seconds_per_image, probe.memory, f"a step measured on {self.device}")
 
-    def probe(self, run: Planned) -> Probe:
-        """The measured step of a run's kind of network."""
-        kind = kind_of(run.recipe)
+    def probe(self, recipe: Recipe, num_classes: int) -> Probe:
+        """The measured step of a recipe's kind of network."""
+        kind = kind_of(recipe)
         if kind not in self.probes:
-            self.probes[kind] = measure(run.recipe, SIZES[run.cell.recipe].classes, self.device)
+            self.probes[kind] = measure(recipe, num_classes, self.device)
         return self.probes[kind]
 
 
-def same_kind(finished: Finished, run: Planned) -> bool:
-    """Whether a finished run tells how long another takes."""
-    return finished.run.cell.recipe == run.cell.recipe and kind_of(finished.run.recipe) == kind_of(run.recipe)
+def is_like(finished: Finished, name: str, recipe: Recipe) -> bool:
+    """Whether a finished run tells how long one of this recipe takes."""
+    theirs = finished.run.recipe
+    return finished.run.cell.recipe == name and isinstance(theirs, Recipe) and kind_of(theirs) == kind_of(recipe)
 
 
 def steps(recipe: Recipe, per_epoch: int) -> int:

@@ -11,7 +11,7 @@ from crosslayer.errors import UsageError
 from crosslayer.reproduce import reduction
 from crosslayer.reproduce.choice import chosen_cells
 from crosslayer.reproduce.study import Cell, Study
-from crosslayer.training.recipe import Recipe
+from crosslayer.training.recipe import TrainingRecipe
 from crosslayer.training.recipes import RECIPES
 from crosslayer.training.run_directory import RECIPE, SUMMARY, parsed
 
@@ -24,9 +24,9 @@ class Planned:
     """One cell with one seed."""
 
     cell: Cell
-    published: Recipe
+    published: TrainingRecipe
     """The cell's recipe as it is, for this seed and these data."""
-    recipe: Recipe
+    recipe: TrainingRecipe
     """As it is run."""
     path: Path
 

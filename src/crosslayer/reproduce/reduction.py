@@ -7,14 +7,14 @@ from typing import Any
 import tyro
 
 from crosslayer.errors import UsageError
-from crosslayer.training.recipe import Recipe
+from crosslayer.training.recipe import Recipe, TrainingRecipe
 from crosslayer.training.validation import flag
 
 NEUTRAL = {"data", "seed", "compile", "channels_last"}
 """Fields that leave an experiment what it is."""
 
 
-def with_settings(recipe: Recipe, epochs: int | None, settings: Sequence[str]) -> Recipe:
+def with_settings(recipe: TrainingRecipe, epochs: int | None, settings: Sequence[str]) -> TrainingRecipe:
     """The recipe with other epochs, to which milestones and warm-up are scaled, and other settings as NAME=VALUE.
 
     Raises:
@@ -23,7 +23,7 @@ def with_settings(recipe: Recipe, epochs: int | None, settings: Sequence[str]) -
     return set_fields(recipe if epochs is None else scaled(recipe, epochs), settings)
 
 
-def scaled(recipe: Recipe, epochs: int) -> Recipe:
+def scaled(recipe: TrainingRecipe, epochs: int) -> TrainingRecipe:
     """The recipe in so many epochs, its schedule stretched with it."""
     if epochs < 1:
         raise UsageError(f"--epochs is {epochs}; it must be at least 1")
@@ -31,12 +31,12 @@ def scaled(recipe: Recipe, epochs: int) -> Recipe:
     milestones = {round(share * milestone) for milestone in recipe.milestones}
     kept = tuple(sorted(milestone for milestone in milestones if 0 < milestone < epochs))
     fields: dict[str, Any] = {"epochs": epochs, "milestones": kept}
-    if hasattr(recipe, "warmup_epochs"):  # recipes of detection count their warm-up in steps
+    if isinstance(recipe, Recipe):  # recipes of detection count their warm-up in steps
         fields["warmup_epochs"] = min(round(share * recipe.warmup_epochs), epochs - 1)
     return dataclasses.replace(recipe, **fields)
 
 
-def set_fields(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+def set_fields(recipe: TrainingRecipe, settings: Sequence[str]) -> TrainingRecipe:
     """The recipe with fields given as NAME=VALUE, read as `crosslayer train` reads its options."""
     words: list[str] = []
     names = {field.name for field in dataclasses.fields(recipe)}
@@ -56,7 +56,7 @@ def option_words(name: str, value: Any) -> list[str]:
     return [flag(name), *(str(part) for part in (value if isinstance(value, (tuple, list)) else (value,)))]
 
 
-def train_words(name: str, recipe: Recipe, published: Recipe) -> list[str]:
+def train_words(name: str, recipe: TrainingRecipe, published: TrainingRecipe) -> list[str]:
     """The words of `crosslayer train` that make this recipe of the published one."""
     words = ["train", name]
     for field in dataclasses.fields(recipe):
@@ -65,7 +65,7 @@ def train_words(name: str, recipe: Recipe, published: Recipe) -> list[str]:
     return words
 
 
-def changes(recipe: Recipe, published: Recipe) -> dict[str, tuple[Any, Any]]:
+def changes(recipe: TrainingRecipe, published: TrainingRecipe) -> dict[str, tuple[Any, Any]]:
     """What differs in a way that matters: field → published value and ours."""
     names = (field.name for field in dataclasses.fields(recipe) if field.name not in NEUTRAL)
     pairs = {name: (getattr(published, name), getattr(recipe, name)) for name in names}

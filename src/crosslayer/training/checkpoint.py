@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crosslayer.errors import FailedError, UsageError
 from crosslayer.files import whole_file
 
-FORMAT = "crosslayer checkpoint 2"
+FORMAT = "crosslayer checkpoint 3"
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
 
@@ -28,16 +28,14 @@ class Progress:
     """Optimizer steps done in the epoch under way."""
     step: int = 0
     """Optimizer steps done in all."""
-    loss_sum: float = 0.0
-    """Sum of the losses of the steps of the epoch under way, over all processes."""
-    correct: int = 0
-    """Training images of the epoch under way that were classified correctly."""
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    """What the steps of the epoch under way were measured by, summed over them and over all processes."""
     wall_seconds: float = 0.0
     """Time spent on training, evaluating and saving, over all sittings."""
     epoch_seconds: float = 0.0
     """Time spent on the training steps of the epoch under way."""
-    best_top1: float = -1.0
-    """Best accuracy on the validation split so far."""
+    best_score: float = -1.0
+    """Best score on the validation split so far."""
     best_step: int = -1
     """The step it was measured at."""
 

@@ -6,15 +6,15 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 
-from crosslayer.data.images import Images, StreamedImages, load_images
+from crosslayer.data.images import Batch, Images, StreamedImages, load_images
 from crosslayer.data.resized_crops import Augmentation, ResizedCrops
 from crosslayer.data.sources import open_source
 from crosslayer.data.split import Source
 from crosslayer.data.training_images import PadCrops, TrainingImages
 from crosslayer.errors import UsageError
 from crosslayer.training.launch import Launch
-from crosslayer.training.recipe import Recipe
-from crosslayer.training.recipes import DATASETS, NO_DATA
+from crosslayer.training.recipe import NO_DATA, Recipe
+from crosslayer.training.recipes import DATASETS
 from crosslayer.training.run_directory import DataFacts
 
 STATISTICS_SAMPLE = 4096
@@ -25,7 +25,7 @@ class Data(NamedTuple):
     """A data set as one run looks at it."""
 
     source: Source
-    train: TrainingImages
+    train: TrainingImages[Batch]
     plain: Images
     """The training images without augmentation."""
     val: Images

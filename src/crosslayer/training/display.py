@@ -36,26 +36,27 @@ class Display:
     def __exit__(self, *_: Any) -> None:
         self.bar.stop()
 
-    def update(self, epoch: int, step: int, loss: float, top1: float, images_per_second: float) -> None:
+    def update(self, epoch: int, step: int, measured: str, images_per_second: float) -> None:
         """Reports from within an epoch."""
-        left = (self.total_steps - step) * self.batch_size / max(images_per_second, 1e-9)
-        state = f"loss {loss:.4f}  top-1 {top1:.2f} %  {images_per_second:,.0f} images/s  {clock(left)} left"
+        state = f"{measured}  {self.pace(step, images_per_second)}"
         self.bar.update(self.task, completed=step, epoch=epoch, state=state)
         if self.shown and not console.is_terminal and time.monotonic() - self.reported > SILENCE:
             self.reported = time.monotonic()
             console.print(f"epoch {epoch}/{self.epochs}  step {step}/{self.total_steps}  {state}")
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def epoch(self, row: dict[str, Any], trained: str, validated: str) -> None:
         """Reports a finished epoch."""
         if not self.shown:
             return
         self.reported = time.monotonic()
-        left = (self.total_steps - row["step"]) * self.batch_size / max(row["images_per_second"], 1e-9)
-        console.print(
-            f"epoch {row['epoch']:3d}/{self.epochs}  loss {row['train/loss']:.4f}  top-1 {row['train/top1']:6.2f} %"
-            f"  |  val loss {row['val/loss']:.4f}  top-1 {row['val/top1']:6.2f} %  top-5 {row['val/top5']:6.2f} %"
-            f"  |  {row['images_per_second']:,.0f} images/s  {clock(left)} left"
-        )
+        pace = self.pace(row["step"], row["images_per_second"])
+        console.print(f"epoch {row['epoch']:3d}/{self.epochs}  {trained}  |  {validated}  |  {pace}")
+
+    def pace(self, step: int, images_per_second: float) -> str:
+        """Images per second, and the time that is left at this rate."""
+        left = (self.total_steps - step) * self.batch_size / max(images_per_second, 1e-9)
+        digits = 0 if images_per_second >= 10 else 2
+        return f"{images_per_second:,.{digits}f} images/s  {clock(left)} left"
 
 
 def clock(seconds: float) -> str:

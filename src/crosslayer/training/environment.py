@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import torch
 
-LIBRARIES = ("crosslayer", "torch", "torchvision", "timm", "accelerate", "numpy")
+LIBRARIES = ("crosslayer", "torch", "torchvision", "timm", "accelerate", "numpy", "faster-coco-eval")
 
 
 def describe_environment(device: torch.device, processes: int) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from crosslayer.data.chance import MODEL, seeded
+from crosslayer.detection.recipe import DetectionRecipe
 from crosslayer.training import checkpoint
-from crosslayer.training.networks import build_model, placed
-from crosslayer.training.recipe import Recipe
+from crosslayer.training.networks import build_model, compile_model, placed
+from crosslayer.training.recipe import Recipe, TrainingRecipe
 
 BACKBONE, GRAFT = "backbone", "graft"
 """Names of parameter groups."""
@@ -26,7 +27,7 @@ class Learner(NamedTuple):
     average: ModelEmaV3 | None
     """Follows the network's weights and statistics, if the recipe says so."""
 
-    def set_rates(self, recipe: Recipe, factor: float) -> None:
+    def set_rates(self, recipe: TrainingRecipe, factor: float) -> None:
         """Every group's learning rate: its own of the recipe, times the schedule's factor."""
         own = {BACKBONE: recipe.lr, GRAFT: recipe.graft_lr or recipe.lr}
         for group in self.optimizer.param_groups:
@@ -57,7 +58,7 @@ class Learner(NamedTuple):
 
 
 def build_learner(
-    recipe: Recipe, num_classes: int, accelerator: Accelerator, run: Path, state: dict[str, Any] | None
+    recipe: TrainingRecipe, num_classes: int, accelerator: Accelerator, run: Path, state: dict[str, Any] | None
 ) -> Learner:
     """Network, optimizer and average on the device, new or as a checkpoint has them."""
     torch.backends.cudnn.deterministic = True  # or a resumed run would not continue to the bit
@@ -70,7 +71,7 @@ def build_learner(
     if average and state:
         checkpoint.restore(average.module, state["model"], run)
     if recipe.compile:
-        model.compile()
+        compile_model(model, recipe)
     optimizer = build_optimizer(model, recipe)
     if state:
         optimizer.load_state_dict(state["optimizer"])
@@ -80,14 +81,22 @@ def build_learner(
     return Learner(model, optimizer, average)
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
     """SGD with momentum or AdamW, over named groups of parameters."""
-    if recipe.graft:
-        from crosslayer.training.grafting import groups_of_graft
-
-        groups = groups_of_graft(model, recipe)
-    else:
-        groups = [{"params": list(model.parameters()), "name": BACKBONE}]
+    groups = parameter_groups(model, recipe)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
+
+
+def parameter_groups(model: nn.Module, recipe: TrainingRecipe) -> list[dict[str, Any]]:
+    """The parameters that learn, in groups that each have a rate."""
+    if isinstance(recipe, DetectionRecipe):
+        from crosslayer.detection.groups import groups_of_detector
+
+        return groups_of_detector(model)
+    if isinstance(recipe, Recipe) and recipe.graft:
+        from crosslayer.training.grafting import groups_of_graft
+
+        return groups_of_graft(model, recipe)
+    return [{"params": list(model.parameters()), "name": BACKBONE}]

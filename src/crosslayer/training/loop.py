@@ -6,32 +6,29 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from crosslayer.console import console
-from crosslayer.data.augment import normalise
 from crosslayer.data.chance import MODEL, seeded
-from crosslayer.data.images import Batch
 from crosslayer.files import write_json
 from crosslayer.training.display import Display
-from crosslayer.training.evaluation import Evaluation, evaluate
 from crosslayer.training.interruption import InterruptedRun, Interruption
 from crosslayer.training.launch import Launch
 from crosslayer.training.processes import largest_of_processes, over_processes
-from crosslayer.training.recipe import Recipe
+from crosslayer.training.recipe import TrainingRecipe
 from crosslayer.training.record import diverged, save, scalar_log, summarise
 from crosslayer.training.run_directory import SUMMARY, RunDirectory
-from crosslayer.training.schedule import final_step, learning_rate, rate_factor
+from crosslayer.training.schedule import final_step
+from crosslayer.training.scores import SCORES
 from crosslayer.training.sitting import Sitting, prepare
 
 CHECK_EVERY = 20
 """Steps between looks at the losses on a GPU, where a look waits for the device."""
 
 
-def train(name: str, recipe: Recipe, launch: Launch) -> RunDirectory:
+def train(name: str, recipe: TrainingRecipe, launch: Launch) -> RunDirectory:
     """Trains `recipe`, or goes on with the run that `launch.resume` names.
 
     Raises:
@@ -55,14 +52,13 @@ def run_to_end(sitting: Sitting, name: str) -> RunDirectory:
             f"{sitting.run.path} is already trained to step {progress.step} of {last_step}; raise --epochs to go on"
         )
     rows = [row for row in sitting.run.metrics() if row["step"] <= progress.step]
-    display = Display(recipe.epochs, sitting.stream.steps_per_epoch, last_step, recipe.batch_size, shown=main)
+    display = Display(recipe.total_epochs, sitting.stream.steps_per_epoch, last_step, recipe.batch_size, shown=main)
     with Interruption() as interruption, scalar_log(sitting) as log, display:
         while progress.step < last_step:
             train_epoch(sitting, last_step, display, interruption)
-            result = validate(sitting)
-            row = finish_epoch(sitting, result)
+            row = finish_epoch(sitting, validate(sitting))
             rows = [*(other for other in rows if other["epoch"] != row["epoch"]), row]
-            display.epoch(row)
+            display.epoch(row, sitting.task.words(row, "train"), sitting.task.words(row, "val"))
             if main:
                 sitting.run.write_metrics(rows)
                 log(row)
@@ -79,29 +75,25 @@ def train_epoch(sitting: Sitting, last_step: int, display: Display, interruption
     """The steps of the epoch under way, from where it was left to its end or to `last_step`."""
     recipe, progress, stream = sitting.recipe, sitting.progress, sitting.stream
     check_every = 1 if sitting.accelerator.device.type == "cpu" else CHECK_EVERY
-    losses: list[Tensor] = []
-    corrects: list[Tensor] = []
+    measured: list[Tensor] = []
     begun, sitting_images = time.monotonic(), 0
     earlier_seconds = progress.epoch_seconds
     sitting.learner.start_epoch(keep_statistics=recipe.freeze_norm or progress.epoch < recipe.freeze_epochs)
     with closing(stream.epoch(progress.epoch, progress.step_in_epoch)) as steps:
         for parts in steps:
-            loss, correct = training_step(sitting, parts)
-            losses.append(loss)
-            corrects.append(correct)
+            measured.append(training_step(sitting, parts))
             progress.step += 1
             progress.step_in_epoch += 1
             sitting_images += recipe.batch_size
             done = progress.step == last_step or progress.step_in_epoch == stream.steps_per_epoch
             saves = bool(sitting.save_steps) and progress.step % sitting.save_steps == 0
             if done or saves or progress.step % check_every == 0:
-                collect(sitting, losses, corrects)
+                collect(sitting, measured)
                 now = time.monotonic()
                 progress.epoch_seconds = earlier_seconds + now - begun
-                seen = progress.step_in_epoch
-                top1 = 100 * progress.correct / (seen * recipe.batch_size)
-                speed = sitting_images / (now - begun)
-                display.update(progress.epoch + 1, progress.step, progress.loss_sum / seen, top1, speed)
+                figures = sitting.task.figures(progress.sums, progress.step_in_epoch)
+                words, speed = sitting.task.words(figures, "train"), sitting_images / (now - begun)
+                display.update(progress.epoch + 1, progress.step, words, speed)
                 if done:
                     break
                 if saves:
@@ -109,29 +101,20 @@ def train_epoch(sitting: Sitting, last_step: int, display: Display, interruption
                 stop_if_interrupted(sitting, interruption)
 
 
-def training_step(sitting: Sitting, parts: list[Batch]) -> tuple[Tensor, Tensor]:
-    """One optimizer step over this process's parts of a batch: their mean loss, and how many were right.
-
-    A mixed image counts as right when the class it has most of was recognised.
-    """
+def training_step(sitting: Sitting, parts: list[Any]) -> Tensor:
+    """One optimizer step over this process's parts of a batch: what it was measured by, the loss first."""
     recipe, accelerator, progress, learner = sitting.recipe, sitting.accelerator, sitting.progress, sitting.learner
-    learner.set_rates(recipe, rate_factor(recipe, progress.step, sitting.stream.steps_per_epoch))
-    total = torch.zeros((), device=accelerator.device)
-    correct = torch.zeros((), device=accelerator.device, dtype=torch.int64)
-    for share, (pixels, labels) in enumerate(parts):
-        key = progress.epoch, progress.step_in_epoch, sitting.stream.shares.first + share
-        torch.manual_seed(seeded(recipe.seed, MODEL, *key))
-        x = normalise(pixels, sitting.facts.mean, sitting.facts.std)
-        x, targets = sitting.mix(x, labels, (recipe.seed, *key))
+    learner.set_rates(recipe, sitting.task.rate_factor(progress.step, sitting.stream.steps_per_epoch))
+    total = torch.zeros(len(sitting.task.measures), device=accelerator.device)
+    for share, part in enumerate(parts):
+        key = recipe.seed, progress.epoch, progress.step_in_epoch, sitting.stream.shares.first + share
+        torch.manual_seed(seeded(key[0], MODEL, *key[1:]))
         with synchronised(accelerator, learner.model, share == len(parts) - 1):
-            with accelerator.autocast():
-                logits = learner.model(x)
-            loss = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing) / len(parts)
-            accelerator.backward(loss)
-        total += loss.detach()
-        correct += (logits.argmax(1) == (targets if targets.ndim == 1 else targets.argmax(1))).sum()
+            loss, measured = sitting.task.loss(learner.model, part, key)
+            accelerator.backward(loss / len(parts))
+        total += measured
     update_weights(sitting)
-    return total, correct
+    return total
 
 
 def update_weights(sitting: Sitting) -> None:
@@ -150,58 +133,55 @@ def synchronised(accelerator: Accelerator, model: nn.Module, last: bool) -> Abst
     return nullcontext() if last else accelerator.no_sync(model)
 
 
-def collect(sitting: Sitting, losses: list[Tensor], corrects: list[Tensor]) -> None:
+def collect(sitting: Sitting, measured: list[Tensor]) -> None:
     """Adds the latest steps to the epoch's sums; waits for the device.
 
     Raises:
         FailedError: a loss that is no finite number; the step is named.
     """
-    accelerator, progress = sitting.accelerator, sitting.progress
-    values = over_processes(accelerator, torch.stack(losses), "mean").tolist()
-    progress.correct += int(over_processes(accelerator, torch.stack(corrects).sum()))
-    first = progress.step - len(values) + 1
-    losses.clear()
-    corrects.clear()
-    for step, value in enumerate(values, first):
-        if not math.isfinite(value):
-            raise diverged(sitting, f"the loss became {value} at step {step} (epoch {progress.epoch + 1})")
-        progress.loss_sum += value
+    progress = sitting.progress
+    steps = over_processes(sitting.accelerator, torch.stack(measured)).tolist()
+    first = progress.step - len(steps) + 1
+    measured.clear()
+    for step, values in enumerate(steps, first):
+        if not math.isfinite(values[0]):
+            raise diverged(sitting, f"the loss became {values[0]} at step {step} (epoch {progress.epoch + 1})")
+        for name, value in zip(sitting.task.measures, values, strict=True):
+            progress.sums[name] = progress.sums.get(name, 0.0) + value
 
 
-def validate(sitting: Sitting) -> Evaluation:
-    """The validation split through the weights to use, with the main process's running statistics everywhere."""
+def validate(sitting: Sitting) -> dict[str, float | None]:
+    """The validation split's figures of the weights to use, with the main process's running statistics everywhere."""
     accelerator, learner = sitting.accelerator, sitting.learner
     model = accelerator.unwrap_model(learner.model)
     used = learner.average.module if learner.average else model
     if accelerator.num_processes > 1:
         for buffer in (*model.buffers(), *(used.buffers() if used is not model else ())):
             broadcast(buffer)
-    result = evaluate(used, sitting.val, sitting.facts, sitting.recipe.batch_size, accelerator)
-    if not math.isfinite(result.loss):
-        raise diverged(sitting, f"the validation loss became {result.loss} after step {sitting.progress.step}")
-    return result
+    figures = sitting.task.validate(used)
+    loss = figures.get("val/loss")
+    if loss is not None and not math.isfinite(loss):
+        raise diverged(sitting, f"the validation loss became {loss} after step {sitting.progress.step}")
+    return figures
 
 
-def finish_epoch(sitting: Sitting, result: Evaluation) -> dict[str, Any]:
+def finish_epoch(sitting: Sitting, validated: dict[str, float | None]) -> dict[str, Any]:
     """The epoch's row; then the sums start anew, if the epoch is whole."""
-    recipe, progress, stream = sitting.recipe, sitting.progress, sitting.stream
-    seen = progress.step_in_epoch * recipe.batch_size
+    recipe, progress, stream, task = sitting.recipe, sitting.progress, sitting.stream, sitting.task
     row = {
         "epoch": progress.epoch + 1,
         "step": progress.step,
-        "lr": learning_rate(recipe, progress.step - 1, stream.steps_per_epoch),
-        "train/loss": progress.loss_sum / progress.step_in_epoch,
-        "train/top1": 100 * progress.correct / seen,
-        "val/loss": result.loss,
-        "val/top1": result.top1,
-        "val/top5": result.top5,
-        "images_per_second": seen / progress.epoch_seconds,
+        "lr": recipe.lr * task.rate_factor(progress.step - 1, stream.steps_per_epoch),
+        **task.figures(progress.sums, progress.step_in_epoch),
+        **validated,
+        "images_per_second": progress.step_in_epoch * recipe.batch_size / progress.epoch_seconds,
     }
-    if result.top1 > progress.best_top1:
-        progress.best_top1, progress.best_step = result.top1, progress.step
+    score = row[SCORES[recipe.task].figure]
+    if score > progress.best_score:
+        progress.best_score, progress.best_step = score, progress.step
     if progress.step_in_epoch == stream.steps_per_epoch:
         progress.epoch += 1
-        progress.step_in_epoch, progress.loss_sum, progress.correct, progress.epoch_seconds = 0, 0.0, 0, 0.0
+        progress.step_in_epoch, progress.sums, progress.epoch_seconds = 0, {}, 0.0
     return row
 
 

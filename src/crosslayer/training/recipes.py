@@ -1,12 +1,11 @@
 """Recipes by name: what each option is where nothing else is said."""
 
 import dataclasses
+from collections.abc import Callable
 
 from crosslayer.data.sources import DIGITS, default_download_folder
-from crosslayer.training.recipe import Recipe
-
-NO_DATA = ""
-"""A recipe whose data only the user has."""
+from crosslayer.detection.recipes import coco_faster, coco_mask
+from crosslayer.training.recipe import NO_DATA, Recipe, TrainingRecipe
 
 
 def digits() -> Recipe:
@@ -98,13 +97,15 @@ def finetune() -> Recipe:
     )
 
 
-RECIPES = {
+RECIPES: dict[str, Callable[[], TrainingRecipe]] = {
     "digits": digits,
     "cifar10": cifar10,
     "cifar100": cifar100,
     "imagenet": imagenet,
     "imagenet_fast": imagenet_fast,
     "finetune": finetune,
+    "coco_faster": coco_faster,
+    "coco_mask": coco_mask,
 }
 DATASETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 """Torchvision's name for the data set that a recipe is about."""

@@ -9,11 +9,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from crosslayer.errors import FailedError
 from crosslayer.files import cannot_write
-from crosslayer.models.profile import profile_model
 from crosslayer.training import checkpoint
 from crosslayer.training.environment import describe_environment
-from crosslayer.training.networks import build_model
 from crosslayer.training.run_directory import TENSORBOARD
+from crosslayer.training.scores import SCORES
 from crosslayer.training.sitting import Sitting
 
 
@@ -48,7 +47,7 @@ def scalar_log(sitting: Sitting) -> Iterator[Callable[[dict[str, Any]], None]]:
     def log(row: dict[str, Any]) -> None:
         try:
             for name, value in row.items():
-                if name != "epoch":
+                if name != "epoch" and value is not None:
                     writer.add_scalar(name, value, row["epoch"])
             writer.flush()
         except OSError as error:
@@ -65,27 +64,27 @@ def scalar_log(sitting: Sitting) -> Iterator[Callable[[dict[str, Any]], None]]:
 def summarise(sitting: Sitting, name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What a finished run is reported by."""
     recipe, progress = sitting.recipe, sitting.progress
-    profile = profile_model(build_model(recipe, len(sitting.facts.classes)), recipe.view().size)
-    best = max(rows, key=lambda row: row["val/top1"])
+    best = max(rows, key=lambda row: row[SCORES[recipe.task].figure])
     return {
         "recipe": name,
+        "task": recipe.task,
         "backbone": recipe.backbone,
         "mechanism": recipe.mechanism,
         "seed": recipe.seed,
         "epochs": rows[-1]["epoch"],
         "steps": progress.step,
-        "last": {
-            key: rows[-1][key] for key in ("epoch", "train/loss", "train/top1", "val/loss", "val/top1", "val/top5")
-        },
-        "best": {key: best[key] for key in ("epoch", "val/top1", "val/top5")},
-        "parameters": profile.total.parameters,
-        "parameters_m": profile.total.parameters / 1e6,
-        "macs": profile.total.macs,
-        "macs_g": profile.total.macs / 1e9,
+        "last": figures_of(rows[-1], "train/", "val/"),
+        "best": figures_of(best, "val/"),
+        **sitting.task.size(),
         "images_per_second": sum(row["images_per_second"] for row in rows) / len(rows),
         "wall_seconds": progress.wall_seconds,
         **describe_environment(sitting.accelerator.device, sitting.accelerator.num_processes),
     }
+
+
+def figures_of(row: dict[str, Any], *splits: str) -> dict[str, Any]:
+    """A row's epoch, and its figures of some splits."""
+    return {name: value for name, value in row.items() if name == "epoch" or name.startswith(splits)}
 
 
 def diverged(sitting: Sitting, what: str) -> FailedError:

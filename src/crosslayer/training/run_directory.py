@@ -7,21 +7,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final
 
+from crosslayer.detection.recipe import DetectionRecipe
 from crosslayer.errors import FailedError, UsageError
 from crosslayer.files import write_json, write_text
-from crosslayer.training.recipe import Recipe
+from crosslayer.training.recipe import Recipe, TaskName, TrainingRecipe
 
 RECIPE, METRICS, SUMMARY, ENVIRONMENT = "recipe.json", "metrics.jsonl", "summary.json", "environment.json"
 CHECKPOINTS, TENSORBOARD, CURVES = "checkpoints", "tensorboard", "curves.png"
+RECIPE_TYPES: dict[TaskName, type[TrainingRecipe]] = {"classification": Recipe, "detection": DetectionRecipe}
 
 
 @dataclasses.dataclass(frozen=True)
 class DataFacts:
-    """What a trained network must be told of the data it was trained on."""
+    """What a trained network must be told of the data it was trained on; a detector knows mean and deviation itself."""
 
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    category_ids: tuple[int, ...] = ()
+    """Of detectors: each class's id in the annotations."""
 
 
 @final
@@ -54,7 +58,9 @@ class RunDirectory:
         if self.path.exists() and any(self.path.iterdir()) and not self.holds_run():
             raise UsageError(f"--output {self.path}: the folder holds other files; name a new one")
 
-    def begin(self, name: str, recipe: Recipe, facts: DataFacts, environment: dict[str, Any], *, resumed: bool) -> None:
+    def begin(
+        self, name: str, recipe: TrainingRecipe, facts: DataFacts, environment: dict[str, Any], *, resumed: bool
+    ) -> None:
         """Makes the folder, in place of a run that it held unless that one goes on."""
         if self.holds_run() and not resumed:
             for part in (CHECKPOINTS, TENSORBOARD):
@@ -62,10 +68,10 @@ class RunDirectory:
             for part in (METRICS, SUMMARY, CURVES):
                 (self.path / part).unlink(missing_ok=True)
         write_json(self.path / ENVIRONMENT, environment)
-        content = {"name": name, "recipe": dataclasses.asdict(recipe), "data": dataclasses.asdict(facts)}
-        write_json(self.path / RECIPE, content)
+        described = {"recipe": dataclasses.asdict(recipe), "data": dataclasses.asdict(facts)}
+        write_json(self.path / RECIPE, {"name": name, "task": recipe.task} | described)
 
-    def read(self) -> tuple[str, Recipe, DataFacts]:
+    def read(self) -> tuple[str, TrainingRecipe, DataFacts]:
         """The recipe's name, the recipe as run, and its data's facts.
 
         Raises:
@@ -79,7 +85,8 @@ class RunDirectory:
             content = parsed(self.path / RECIPE, json.loads)
             fields = {key: as_tuple(value) for key, value in content["recipe"].items()}
             facts = {key: as_tuple(value) for key, value in content["data"].items()}
-            return content["name"], Recipe(**fields), DataFacts(**facts)
+            recipe = RECIPE_TYPES[content.get("task", Recipe.task)](**fields)
+            return content["name"], recipe, DataFacts(**facts)
         except (KeyError, TypeError, AttributeError) as error:
             raise FailedError(f"{self.path / RECIPE} is of another version of crosslayer: {error}") from error
 

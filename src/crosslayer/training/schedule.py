@@ -2,7 +2,7 @@
 
 import math
 
-from crosslayer.training.recipe import Recipe
+from crosslayer.training.recipe import Recipe, TrainingRecipe
 
 
 def rate_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
@@ -16,12 +16,7 @@ def rate_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     return warm * 0.1**decays
 
 
-def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of `--lr` at a step."""
-    return recipe.lr * rate_factor(recipe, step, steps_per_epoch)
-
-
-def final_step(recipe: Recipe, steps_per_epoch: int) -> int:
+def final_step(recipe: TrainingRecipe, steps_per_epoch: int) -> int:
     """The optimizer step that training ends with."""
-    whole = recipe.epochs * steps_per_epoch
+    whole = recipe.total_epochs * steps_per_epoch
     return min(whole, recipe.max_steps or whole)

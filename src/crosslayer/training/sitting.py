@@ -7,34 +7,29 @@ from typing import Any, NamedTuple
 from accelerate import Accelerator
 
 from crosslayer.console import console
-from crosslayer.data.images import Images
-from crosslayer.data.mixing import Mixer, mixer, unmixed
-from crosslayer.data.split import Source
 from crosslayer.data.stream import Shares, TrainingStream
-from crosslayer.errors import UsageError
 from crosslayer.training import checkpoint
 from crosslayer.training.checkpoint import Progress
-from crosslayer.training.data import data_facts, load_data
 from crosslayer.training.device import start_accelerator
 from crosslayer.training.environment import describe_environment
 from crosslayer.training.launch import Launch
 from crosslayer.training.learner import Learner, build_learner
 from crosslayer.training.networks import build_model
-from crosslayer.training.recipe import Recipe
-from crosslayer.training.run_directory import DataFacts, RunDirectory
+from crosslayer.training.recipe import TrainingRecipe
+from crosslayer.training.run_directory import RunDirectory
+from crosslayer.training.task import Task
+from crosslayer.training.tasks import load_task
 
 
 class Sitting(NamedTuple):
     """What the loop works with."""
 
-    recipe: Recipe
-    facts: DataFacts
+    recipe: TrainingRecipe
+    task: Task[Any]
     run: RunDirectory
     accelerator: Accelerator
     learner: Learner
-    stream: TrainingStream
-    mix: Mixer
-    val: Images
+    stream: TrainingStream[Any]
     progress: Progress
     save_steps: int | None
     """Save every so many steps within an epoch."""
@@ -42,41 +37,33 @@ class Sitting(NamedTuple):
     """When the clock would have been started, had all earlier sittings been part of this one."""
 
 
-def prepare(name: str, recipe: Recipe, launch: Launch) -> Sitting:
+def prepare(name: str, recipe: TrainingRecipe, launch: Launch) -> Sitting:
     """Checks everything that can be checked, then makes the run directory (or opens the resumed one)."""
     run = RunDirectory(launch.resume or launch.output or default_output(name, recipe))
     if not launch.resume:
         run.check_free(launch.overwrite)
     build_model(recipe, num_classes=2)  # a wrong name is told before any data is read
     accelerator = start_accelerator(launch.device, recipe.precision)
-    data = load_data(name, recipe, launch, accelerator)
+    task = load_task(name, recipe, launch, accelerator, run.read()[2] if launch.resume else None)
     stream = TrainingStream(
-        data.train,
+        task.images,
         batch_size=recipe.batch_size,
         shares=own_shares(accelerator, recipe.accumulate),
         seed=recipe.seed,
-        paired=mixes(recipe),
+        paired=task.paired,
     )
-    facts = run.read()[2] if launch.resume else data_facts(recipe, data.source, data.plain)
-    if facts.classes != data.source.classes:
-        raise UsageError(f"--data {recipe.data} has other classes than the run was trained on")
     state = latest_state(run) if launch.resume else None
-    learner = build_learner(recipe, len(facts.classes), accelerator, run.path, state)
+    learner = build_learner(recipe, len(task.facts.classes), accelerator, run.path, state)
     if accelerator.is_main_process:
         environment = describe_environment(accelerator.device, accelerator.num_processes)
-        run.begin(name, recipe, facts, environment, resumed=bool(launch.resume))
-        announce(recipe, run, stream, data.source, accelerator)
-        for attachment in getattr(accelerator.unwrap_model(learner.model), "attachments", ()):
-            console.print(f"  {attachment}")
+        run.begin(name, recipe, task.facts, environment, resumed=bool(launch.resume))
+        announce(recipe, task, run, stream, accelerator)
+        for part in accelerator.unwrap_model(learner.model).modules():
+            for attachment in getattr(part, "attachments", ()):
+                console.print(f"  {attachment}")
     progress = Progress(**state["progress"]) if state else Progress()
     begun = time.monotonic() - progress.wall_seconds
-    mix = mixer(recipe.mixup, recipe.cutmix, len(facts.classes)) if mixes(recipe) else unmixed
-    return Sitting(recipe, facts, run, accelerator, learner, stream, mix, data.val, progress, launch.save_steps, begun)
-
-
-def mixes(recipe: Recipe) -> bool:
-    """Whether images are mixed in pairs."""
-    return recipe.mixup > 0 or recipe.cutmix > 0
+    return Sitting(recipe, task, run, accelerator, learner, stream, progress, launch.save_steps, begun)
 
 
 def own_shares(accelerator: Accelerator, accumulate: int) -> Shares:
@@ -84,19 +71,18 @@ def own_shares(accelerator: Accelerator, accumulate: int) -> Shares:
     return Shares(accelerator.process_index * accumulate, accumulate, accelerator.num_processes * accumulate)
 
 
-def default_output(name: str, recipe: Recipe) -> Path:
+def default_output(name: str, recipe: TrainingRecipe) -> Path:
     """Where a run goes that was given no place."""
     return Path("runs") / f"{name}-{recipe.backbone}-{recipe.mechanism}-seed{recipe.seed}"
 
 
 def announce(
-    recipe: Recipe, run: RunDirectory, stream: TrainingStream, source: Source, accelerator: Accelerator
+    recipe: TrainingRecipe, task: Task[Any], run: RunDirectory, stream: TrainingStream[Any], accelerator: Accelerator
 ) -> None:
     """Says what is about to happen."""
     console.print(
-        f"{recipe.backbone} + {recipe.mechanism} on {recipe.data}: {len(source.train):,} train and "
-        f"{len(source.val):,} test images of {len(source.classes)} classes, {stream.steps_per_epoch} steps per epoch, "
-        f"{accelerator.device}, {recipe.precision} → {run.path}"
+        f"{recipe.backbone} + {recipe.mechanism} on {recipe.data}: {task.describe()}, {stream.steps_per_epoch} steps "
+        f"per epoch, {accelerator.device}, {recipe.precision} → {run.path}"
     )
 
 

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from crosslayer.data.augment import normalise
-from crosslayer.data.decode import Pixels
+from crosslayer.data.decode import Pixels, View
 from crosslayer.training import checkpoint
 from crosslayer.training.device import choose_device
 from crosslayer.training.networks import build_model, placed
-from crosslayer.training.recipe import Recipe
+from crosslayer.training.recipe import Recipe, TrainingRecipe
 from crosslayer.training.run_directory import DataFacts, RunDirectory
 
 Which = Literal["last", "best"]
@@ -22,14 +22,19 @@ class Trained(NamedTuple):
 
     run: RunDirectory
     name: str
-    recipe: Recipe
+    recipe: TrainingRecipe
     facts: DataFacts
     model: nn.Module
     device: torch.device
     step: int
 
+    def view(self) -> View:
+        """What a classifier looks at of an image."""
+        assert isinstance(self.recipe, Recipe), "a detector looks at all of it"
+        return self.recipe.view()
+
     def prepare(self, pixels: Pixels) -> torch.Tensor:
-        """Pixels as the network takes them."""
+        """Pixels as a classifier takes them."""
         return normalise(pixels.to(self.device), self.facts.mean, self.facts.std)
 
 

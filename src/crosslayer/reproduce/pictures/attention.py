@@ -40,4 +40,4 @@ def batches(trained: Trained) -> Iterator[Tensor]:
     split = open_source(trained.recipe.data, DATASETS.get(trained.name)).val
     chosen = torch.linspace(0, len(split) - 1, min(IMAGES, len(split))).round().long()
     for indices in chosen.split(BATCH):
-        yield trained.prepare(decode_batch(split, indices.tolist(), trained.recipe.view()))
+        yield trained.prepare(decode_batch(split, indices.tolist(), trained.view()))
