@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crosslayer.mechanisms.interface import Mechanism, StageShape, register
+from crosslayer.mechanisms.interface import Mechanism, StageShape, check_reduction, register
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.stage_choice import acts_in, check_stages
 from crosslayer.ops.shapes import Map
@@ -41,9 +41,8 @@ class Config:
 
     def __post_init__(self) -> None:
         check_stages(self.stages)
-        for name in ("feature_reduction", "attention_reduction"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it divides the channels and must be at least 1")
+        check_reduction(self.feature_reduction, "feature_reduction")
+        check_reduction(self.attention_reduction, "attention_reduction")
 
 
 def double_attention(

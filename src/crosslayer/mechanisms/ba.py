@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from crosslayer.mechanisms.interface import Mechanism, StageShape, register
+from crosslayer.mechanisms.interface import Mechanism, StageShape, check_reduction, register
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.ops import global_average_pool
 from crosslayer.ops.shapes import Map, Taps, Vector
@@ -33,8 +33,7 @@ class Config:
     reduction: int = 16
 
     def __post_init__(self) -> None:
-        if self.reduction < 1:
-            raise ValueError(f"reduction is {self.reduction}; it divides the channels and must be at least 1")
+        check_reduction(self.reduction)
 
 
 @final

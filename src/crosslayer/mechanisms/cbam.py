@@ -17,7 +17,7 @@ from typing import final
 from timm.layers.cbam import CbamModule
 from torch import nn
 
-from crosslayer.mechanisms.interface import Mechanism, StageShape, register
+from crosslayer.mechanisms.interface import Mechanism, StageShape, check_reduction, register
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.ops.shapes import Map, Taps
 
@@ -35,8 +35,7 @@ class Config:
     kernel_size: int = 7
 
     def __post_init__(self) -> None:
-        if self.reduction < 1:
-            raise ValueError(f"reduction is {self.reduction}; it divides the channels and must be at least 1")
+        check_reduction(self.reduction)
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size is {self.kernel_size}; it must be odd")
 

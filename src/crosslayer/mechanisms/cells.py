@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crosslayer.mechanisms.interface import unknown_name
+from crosslayer.mechanisms.interface import check_reduction, unknown_name
 
 Rows = Float[Tensor, "*rows channels"]
 ActivationName = Literal["sigmoid", "tanh", "relu", "identity"]
@@ -176,5 +176,5 @@ def check_cell_options(cell: str, reduction: int | None, activation: str) -> Non
         raise ValueError(unknown_name("activation", activation, ACTIVATIONS))
     if activation != "sigmoid" and cell in FIXED_ACTIVATION:
         raise ValueError(f"cell {cell!r} has an activation of its own (tanh); leave out activation={activation}")
-    if reduction is not None and reduction < 1:
-        raise ValueError(f"reduction is {reduction}; it divides the channels and must be at least 1")
+    if reduction is not None:
+        check_reduction(reduction)

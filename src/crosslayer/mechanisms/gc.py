@@ -20,7 +20,7 @@ from timm.layers.global_context import GlobalContext
 from timm.layers.mlp import ConvMlp
 from torch import nn
 
-from crosslayer.mechanisms.interface import Mechanism, StageShape, register
+from crosslayer.mechanisms.interface import Mechanism, StageShape, check_reduction, register
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.stage_choice import acts_in, check_stages
 from crosslayer.ops.shapes import Map, Taps
@@ -40,8 +40,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_stages(self.stages)
-        if self.reduction < 1:
-            raise ValueError(f"reduction is {self.reduction}; it divides the channels and must be at least 1")
+        check_reduction(self.reduction)
 
 
 @final

@@ -151,6 +151,12 @@ def configure(name: str, options: dict[str, Any]) -> Any:
     return config(**options)
 
 
+def check_reduction(value: int, name: str = "reduction") -> None:
+    """Raises ValueError for a number that channels cannot be divided by."""
+    if value < 1:
+        raise ValueError(f"{name} is {value}; it divides the channels and must be at least 1")
+
+
 def unknown_name(kind: str, name: str, known: Any) -> str:
     """One sentence that says a name is unknown and offers the closest."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)

@@ -19,7 +19,7 @@ from typing import final
 import torch.nn.functional as F
 from torch import nn
 
-from crosslayer.mechanisms.interface import Mechanism, StageShape, register
+from crosslayer.mechanisms.interface import Mechanism, StageShape, check_reduction, register
 from crosslayer.mechanisms.stage_choice import acts_in, check_stages
 from crosslayer.ops.shapes import Map
 
@@ -38,8 +38,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_stages(self.stages)
-        if self.reduction < 1:
-            raise ValueError(f"reduction is {self.reduction}; it divides the channels and must be at least 1")
+        check_reduction(self.reduction)
 
 
 def non_local_mean(query: Map, key: Map, value: Map) -> Map:
