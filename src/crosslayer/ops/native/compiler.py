@@ -43,15 +43,15 @@ def built_library(name: str) -> ctypes.CDLL | str:
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None:
         return "no C++ compiler is installed (c++, or what CXX names)"
-    target = cache_folder() / f"{name}-{fingerprint(compiler)}.so"
     try:
+        target = cache_folder() / f"{name}-{fingerprint(compiler)}.so"
         if not target.exists():
             build(compiler, SOURCES / f"{name}.cpp", target)
         return ctypes.CDLL(str(target))
     except subprocess.CalledProcessError as error:
         return f"{compiler} cannot compile {name}.cpp: {error.stderr.strip()[:500]}"
     except OSError as error:
-        return f"{target} cannot be built: {error}"
+        return f"{name}.cpp cannot be built by {compiler}, or loaded: {error}"
 
 
 def cache_folder() -> Path:
@@ -62,9 +62,9 @@ def cache_folder() -> Path:
 
 def fingerprint(compiler: str) -> str:
     """Of sources, flags, compiler and processor."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-    parts = [*(path.read_bytes() for path in sorted(SOURCES.glob("*.[ch]*"))), repr(FLAGS).encode(), version]
-    return hashlib.sha256(b"\0".join([*parts, processor().encode()])).hexdigest()[:16]
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, text=True).stdout
+    texts = [path.read_text() for path in sorted(SOURCES.glob("*.[ch]*"))]
+    return hashlib.sha256("\0".join([*texts, *FLAGS, version, processor()]).encode()).hexdigest()[:16]
 
 
 def processor() -> str:
