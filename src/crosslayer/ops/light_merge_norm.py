@@ -104,17 +104,17 @@ def fused_form(
     shortcut = shortcut.to(x.dtype)
     gate = value_gate.repeat_interleave(x.shape[1] // value_gate.shape[1], dim=1)
     terms = (x, shortcut, value_kernel, gate, shortcut_scale.expand_as(gate), shortcut_kernel)
-    mean, variance = norm.running_mean, norm.running_var
+    mean, variance, merged = norm.running_mean, norm.running_var, None
     if norm.training:
-        mean, variance = batch_statistics(terms, norm)
+        mean, variance, merged = batch_statistics(terms, norm)
     images = None if keep is None else keep.flatten()
     vectors = (norm.weight, norm.bias, mean, variance, images)
-    out, pool = fused.normalise(*terms, *vectors, norm.epsilon, norm.training, pooled)
+    out, pool = fused.normalise(*terms, *vectors, merged, norm.epsilon, pooled)
     return out, pool if pooled else None
 
 
-def batch_statistics(terms: tuple[Tensor | None, ...], norm: Normalisation) -> tuple[Tensor, Tensor]:
-    """z's mean and variance in every channel; moves the running ones as `batch_norm` does.
+def batch_statistics(terms: tuple[Tensor | None, ...], norm: Normalisation) -> tuple[Tensor, Tensor, Tensor]:
+    """z's mean and variance in every channel, and z if it is kept; moves the running ones as `batch_norm` does.
 
     Raises:
         ValueError: there is one value per channel only.
@@ -125,12 +125,12 @@ def batch_statistics(terms: tuple[Tensor | None, ...], norm: Normalisation) -> t
     if count == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
     with torch.no_grad():
-        mean, variance = fused.statistics(*(None if term is None else term.detach() for term in terms))
+        mean, variance, merged = fused.statistics(*(None if term is None else term.detach() for term in terms))
         if count:
             unbiased = variance * (count / (count - 1))
             norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
             norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
-    return mean, variance
+    return mean, variance, merged
 
 
 def obstacle(value_kernel: Kernel, shortcut_kernel: Kernel | None) -> str | None:

@@ -35,8 +35,8 @@ def normalise_backward(
     mean: Tensor,
     variance: Tensor,
     keep: Tensor | None,
+    merged: Tensor | None,
     epsilon: float,
-    batch_statistics: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, shortcut, value_kernel, gate, scale, shortcut_kernel (of its centre if absent), weight, bias."""
     terms = Terms(x, shortcut, value_kernel, gate, scale, shortcut_kernel)
@@ -44,7 +44,7 @@ def normalise_backward(
     kept = None if keep is None else keep.to(mean.dtype)
     norm = Norm(weight.to(mean.dtype), None, mean, variance, kept, epsilon)
     everywhere = None if of_pool is None else of_pool.to(norm.mean.dtype) / (x.shape[2] * x.shape[3])
-    dx, ds, *small = map_gradients(Incoming(gradient, everywhere), terms, norm, batch_statistics)
+    dx, ds, *small = map_gradients(Incoming(gradient, everywhere), terms, norm, merged)
     like = (value_kernel, gate, scale, value_kernel if shortcut_kernel is None else shortcut_kernel, weight, weight)
     kernel, own, old, carried, slope, shift = (outgoing(one, to.dtype) for one, to in zip(small, like, strict=True))
     return dx, ds, kernel, own, old, carried, slope, shift
@@ -63,13 +63,13 @@ def outgoing(one: Tensor, dtype: torch.dtype) -> Tensor:
     return one.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
-def map_gradients(gradient: Incoming, terms: Terms, norm: Norm, batch_statistics: bool) -> tuple[Tensor, ...]:
+def map_gradients(gradient: Incoming, terms: Terms, norm: Norm, merged: Tensor | None) -> tuple[Tensor, ...]:
     """Of x and shortcut, of K, G, a and K_s, of w and b."""
     passes = light_passes(terms.x)
     gradient = passes.received(gradient)
     exact = terms.changed(terms.x, terms.shortcut, lambda term: term.to(norm.mean.dtype))
-    if batch_statistics:
-        merged, plain, weighted = passes.norm_sums(gradient, terms, norm)
+    if merged is not None:
+        merged, plain, weighted = passes.norm_sums(gradient, terms, norm, merged)
         affine = norm.kept(weighted).sum(0) * norm.inverse, norm.kept(plain).sum(0)
         dx, ds, sums = passes.merge_gradients(gradient, merged, terms, norm, affine)
     else:

@@ -1,13 +1,14 @@
 """`light_merge_norm` as one pass over the maps to evaluate, two to train, two backward.
 
-z is never kept: two passes that each compute it anew move 5 maps where writing and reading it would move 6, and none
-stays in memory between forward and backward. Sums are taken per program, then added in a fixed order: no atomics.
+Whether z is kept or computed anew is the passes' affair: on a GPU bytes are dear and arithmetic is cheap (two passes
+that each compute it move 5 maps where writing and reading it would move 6), on a CPU it is the other way round. Sums
+are taken per program, then added in a fixed order: no atomics.
 """
 
 import torch
 from torch import Tensor
 
-from crosslayer.ops.fused.backends import light_passes
+from crosslayer.ops.fused.backends import light_passes, runs_triton
 from crosslayer.ops.fused.layout import accumulator, new_map
 from crosslayer.ops.fused.light_gradients import normalise_backward
 from crosslayer.ops.fused.light_terms import Norm, Terms
@@ -16,19 +17,28 @@ from crosslayer.ops.fused.light_terms import Norm, Terms
 @torch.library.custom_op("crosslayer::light_merge_statistics", mutates_args=())
 def statistics(
     x: Tensor, shortcut: Tensor, value_kernel: Tensor, gate: Tensor, scale: Tensor, shortcut_kernel: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of z in every channel, over the batch; `normalise` has the gradient."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and biased variance of z in every channel, over the batch; and z, or nothing if it is not kept.
+
+    `normalise` has the gradient.
+    """
     terms = Terms(x, shortcut, value_kernel, gate, scale, shortcut_kernel)
-    counts, means, deviations = light_passes(x).moments(terms)
+    merged = new_merged(x)
+    counts, means, deviations = light_passes(x).moments(terms, merged)
     total = counts.sum(0).clamp_min(1)  # an empty batch has none
     mean = (counts * means).sum(0) / total
-    return mean, (deviations + counts * (means - mean).square()).sum(0) / total
+    return mean, (deviations + counts * (means - mean).square()).sum(0) / total, merged
 
 
 @statistics.register_fake
 def _(x, shortcut, value_kernel, gate, scale, shortcut_kernel):
     mean = x.new_empty(x.shape[1], dtype=accumulator(x))
-    return mean, torch.empty_like(mean)
+    return mean, torch.empty_like(mean), new_merged(x)
+
+
+def new_merged(x: Tensor) -> Tensor:
+    """Memory for z where the passes keep it, else for nothing."""
+    return x.new_empty(0) if runs_triton(x) else torch.empty_like(x, memory_format=torch.channels_last)
 
 
 @torch.library.custom_op("crosslayer::light_merge_normalise", mutates_args=())
@@ -44,17 +54,17 @@ def normalise(
     mean: Tensor,
     variance: Tensor,
     keep: Tensor | None,
+    merged: Tensor | None,
     epsilon: float,
-    batch_statistics: bool,
     pooled: bool,
 ) -> tuple[Tensor, Tensor]:
     """x + keep · (w · (z - μ) / √(σ² + ε) + b), with keep a vector over images, gate and scale batch × channels.
 
-    With `batch_statistics`, μ and σ² are z's own, from `statistics`, and the gradient goes through them.
+    With `merged`, μ and σ² are z's own, all three from `statistics`, and the gradient goes through them.
     With `pooled`, the second output is the mean over each image's map, otherwise it is empty.
     """
     terms = Terms(x, shortcut, value_kernel, gate, scale, shortcut_kernel)
-    out, sums = light_passes(x).normalise(terms, Norm(weight, bias, mean, variance, keep, epsilon), pooled)
+    out, sums = light_passes(x).normalise(terms, Norm(weight, bias, mean, variance, keep, epsilon), merged, pooled)
     return out, (sums / (x.shape[2] * x.shape[3])).to(x.dtype) if pooled else x.new_empty(0)
 
 
@@ -64,17 +74,17 @@ def _(x, *others):
 
 
 def keep_inputs(ctx, inputs, output) -> None:
-    """What the backward pass needs: no map but x and the shortcut."""
-    *tensors, epsilon, batch_statistics, pooled = inputs
+    """What the backward pass needs: no map but x, the shortcut and, where it is kept, z."""
+    *tensors, epsilon, pooled = inputs
     ctx.save_for_backward(*tensors[:7], *tensors[8:])  # not the bias
-    ctx.epsilon, ctx.batch_statistics, ctx.pooled = epsilon, batch_statistics, pooled
+    ctx.epsilon, ctx.pooled = epsilon, pooled
 
 
 def backward(ctx, gradient, of_pool):
     """The gradients of the maps, of z's terms, and of the affine map."""
     saved = ctx.saved_tensors
     dx, ds, value_kernel, gate, scale, shortcut_kernel, weight, bias = normalise_backward(
-        gradient, of_pool if ctx.pooled else None, *saved, ctx.epsilon, ctx.batch_statistics
+        gradient, of_pool if ctx.pooled else None, *saved, ctx.epsilon
     )
     shortcut_kernel = shortcut_kernel if saved[5] is not None else None
     return dx, ds, value_kernel, gate, scale, shortcut_kernel, weight, bias, *[None] * 6

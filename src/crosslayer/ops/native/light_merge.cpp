@@ -1,9 +1,9 @@
-// The merge of the L forms with its normalisation, four passes over the maps:
+// The merge of the L forms with its normalisation, pass by pass over the maps:
 //
 //     z = DW(x; K) + DW(s; K_s)
 //
 // Each image has kernels of its own here, taps × channels: a gate is already in K, and the scale a in the centre of K_s,
-// which has nine taps or that one only. Every pass computes z anew from x and s rather than keep it.
+// which has nine taps or that one only.
 
 #include <utility>
 
@@ -75,9 +75,12 @@ template <class T, class A, bool CARRIED> class Merge {
     const Kernels<A> &kernels;
 };
 
-// Mean, and sum of squared deviations from it, of z over each image's map: row by row (Chan, Golub & LeVeque's update).
+// z; and over each image's map its mean and the sum of squared deviations from it, row by row (the update of Chan, Golub
+// & LeVeque).
 template <class T, class A, bool CARRIED>
-void moments(const T *x, const T *shortcut, Kernels<A> kernels, Size size, A *means, A *deviations, int threads) {
+void moments(
+    const T *x, const T *shortcut, Kernels<A> kernels, Size size, T *merged, A *means, A *deviations, int threads
+) {
     const A per_row = A(1) / size.width;
 #pragma omp parallel num_threads(threads)
     {
@@ -92,7 +95,11 @@ void moments(const T *x, const T *shortcut, Kernels<A> kernels, Size size, A *me
                 merge.move_to(place, h);
                 for (int group = 0; group < place.groups; ++group) {
                     Vec<A> total{}, squares{};
-                    merge.each(place, group, [&](Index w, const Vec<A> &z) { total += row[w] = z; });
+                    T *const to = place.at(merged, h);
+                    merge.each(place, group, [&](Index w, const Vec<A> &z) {
+                        total += row[w] = z;
+                        place.store(z, to + w * size.channels, group);
+                    });
                     const Vec<A> centre = total * per_row, change = centre - mean[group];
                     for (Index w = 0; w < size.width; ++w) squares += (row[w] - centre) * (row[w] - centre);
                     mean[group] += change * (A(1) / A(h + 1));
@@ -107,11 +114,15 @@ void moments(const T *x, const T *shortcut, Kernels<A> kernels, Size size, A *me
     }
 }
 
-// out = x + slope ⊙ z + shift, with a slope and a shift for each image and channel; and Σ out over each image's map.
+// What a normalisation does, with a slope and a shift for each image and channel: out = x + slope ⊙ z + shift; and Σ out.
+template <class A> struct Affine {
+    const A *slopes, *shifts;
+};
+
+// For a z that is not written: its statistics were known beforehand.
 template <class T, class A, bool CARRIED>
-void normalise(
-    const T *x, const T *shortcut, Kernels<A> kernels, Size size, const A *slopes, const A *shifts, T *out, A *sums,
-    int threads
+void merge_and_normalise(
+    const T *x, const T *shortcut, Kernels<A> kernels, Size size, Affine<A> affine, T *out, A *sums, int threads
 ) {
 #pragma omp parallel num_threads(threads)
     {
@@ -125,8 +136,8 @@ void normalise(
                 merge.move_to(place, h);
                 T *const to = place.at(out, h);
                 for (int group = 0; group < place.groups; ++group) {
-                    const Vec<A> slope = place.of(slopes, place.image, group);
-                    const Vec<A> shift = place.of(shifts, place.image, group);
+                    const Vec<A> slope = place.of(affine.slopes, place.image, group);
+                    const Vec<A> shift = place.of(affine.shifts, place.image, group);
                     const Vec<A> *value = merge.xs.here[group];
                     Vec<A> total{};
                     merge.each(place, group, [&](Index w, const Vec<A> &z) {
@@ -142,6 +153,31 @@ void normalise(
     }
 }
 
+// For the z that `moments` wrote.
+template <class T, class A>
+void normalise(const T *x, const T *merged, Size size, Affine<A> affine, T *out, A *sums, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (Index program = 0; program < Place<A>::programs(size); ++program) {
+        const Place<A> place(program, size);
+        Vec<A> sum[GROUPS] = {};
+        for (Index h = 0; h < size.height; ++h)
+            for (int group = 0; group < place.groups; ++group) {
+                const Vec<A> slope = place.of(affine.slopes, place.image, group);
+                const Vec<A> shift = place.of(affine.shifts, place.image, group);
+                Vec<A> total{};
+                for (Index w = 0; w < size.width; ++w) {
+                    const Index at = w * size.channels;
+                    const Vec<A> made = place.load(place.at(x, h) + at, group) +
+                                        slope * place.load(place.at(merged, h) + at, group) + shift;
+                    total += made;
+                    place.store(made, place.at(out, h) + at, group);
+                }
+                sum[group] += total;
+            }
+        for (int group = 0; group < place.groups; ++group) place.put(sum[group], sums, place.image, group);
+    }
+}
+
 // The gradient that comes in: the output's own, and for each image and channel what its pool's adds everywhere.
 template <class T, class A> struct Incoming {
     const T *map;
@@ -149,38 +185,30 @@ template <class T, class A> struct Incoming {
 };
 
 // Σ dout and Σ dout ⊙ (z - μ) over each image's map.
-template <class T, class A, bool CARRIED>
+template <class T, class A>
 void norm_sums(
-    Incoming<T, A> gradient, const T *x, const T *shortcut, Kernels<A> kernels, Size size, const A *mean, A *plain,
-    A *weighted, int threads
+    Incoming<T, A> gradient, const T *merged, Size size, const A *mean, A *plain, A *weighted, int threads
 ) {
-#pragma omp parallel num_threads(threads)
-    {
-        Merge<T, A, CARRIED> merge(x, shortcut, kernels, size.width);
-#pragma omp for
-        for (Index program = 0; program < Place<A>::programs(size); ++program) {
-            const Place<A> place(program, size);
-            Vec<A> sum[GROUPS] = {}, product[GROUPS] = {};
-            merge.enter(place);
-            for (Index h = 0; h < size.height; ++h) {
-                merge.move_to(place, h);
-                const T *const from = place.at(gradient.map, h);
-                for (int group = 0; group < place.groups; ++group) {
-                    const Vec<A> everywhere = place.of(gradient.everywhere, place.image, group);
-                    const Vec<A> centre = place.of(mean, 0, group);
-                    Vec<A> total{}, products{};
-                    merge.each(place, group, [&](Index w, const Vec<A> &z) {
-                        const Vec<A> incoming = place.load(from + w * size.channels, group) + everywhere;
-                        total += incoming;
-                        products += incoming * (z - centre);
-                    });
-                    sum[group] += total, product[group] += products;
-                }
-            }
+#pragma omp parallel for num_threads(threads)
+    for (Index program = 0; program < Place<A>::programs(size); ++program) {
+        const Place<A> place(program, size);
+        Vec<A> sum[GROUPS] = {}, product[GROUPS] = {};
+        for (Index h = 0; h < size.height; ++h)
             for (int group = 0; group < place.groups; ++group) {
-                place.put(sum[group], plain, place.image, group);
-                place.put(product[group], weighted, place.image, group);
+                const Vec<A> everywhere = place.of(gradient.everywhere, place.image, group);
+                const Vec<A> centre = place.of(mean, 0, group);
+                Vec<A> total{}, products{};
+                for (Index w = 0; w < size.width; ++w) {
+                    const Index at = w * size.channels;
+                    const Vec<A> incoming = place.load(place.at(gradient.map, h) + at, group) + everywhere;
+                    total += incoming;
+                    products += incoming * (place.load(place.at(merged, h) + at, group) - centre);
+                }
+                sum[group] += total, product[group] += products;
             }
+        for (int group = 0; group < place.groups; ++group) {
+            place.put(sum[group], plain, place.image, group);
+            place.put(product[group], weighted, place.image, group);
         }
     }
 }
@@ -190,11 +218,11 @@ template <class A> struct Coefficients {
     const A *alpha, *beta, *gamma, *mean;
 };
 
-// A row of dz at the row where the merge's window is, and its sum.
-template <class T, class A, bool CARRIED>
+// A row of dz, and its sum.
+template <class T, class A>
 void read_norm_gradient(
-    const Incoming<T, A> &gradient, const Merge<T, A, CARRIED> &merge, const Coefficients<A> &given,
-    const Place<A> &place, Index row, Row<A> &into, Vec<A> *sums
+    const Incoming<T, A> &gradient, const T *merged, const Coefficients<A> &given, const Place<A> &place, Index row,
+    Row<A> &into, Vec<A> *sums
 ) {
     if (row == place.size.height) return into.clear();
     const T *const from = place.at(gradient.map, row);
@@ -205,10 +233,10 @@ void read_norm_gradient(
         const auto scaled = [&](Index w) { return alpha * place.load(from + w * place.size.channels, group); };
         if (given.gamma) {
             const Vec<A> gamma = place.of(given.gamma, 0, group), mean = place.of(given.mean, 0, group);
+            const T *const z = place.at(merged, row);
             same -= place.of(given.beta, 0, group);
-            merge.each(place, group, [&](Index w, const Vec<A> &z) {
-                sum += dz[w] = scaled(w) + (same - gamma * (z - mean));
-            });
+            for (Index w = 0; w < place.size.width; ++w)
+                sum += dz[w] = scaled(w) + (same - gamma * (place.load(z + w * place.size.channels, group) - mean));
         } else
             for (Index w = 0; w < place.size.width; ++w) sum += dz[w] = scaled(w) + same;
         sums[group] += sum;
@@ -236,13 +264,15 @@ template <class A, int COUNT> struct Products {
 // One map's row of gradients, DWᵀ(dz; K) plus what `passed` adds, and its products, in one group.
 template <class T, class A, int COUNT, class Passed>
 void write_gradient(
-    const Kernel<A, COUNT> &kernel, const Neighbours<A> &dz, const Vec<A> *map, const Place<A> &place, int group,
-    T *to, Products<A, COUNT> &products, Passed passed
+    const A *kernels, const Neighbours<A> &dz, const T *map, const Place<A> &place, int group, T *to,
+    Products<A, COUNT> &products, Passed passed
 ) {
+    const Kernel<A, COUNT> kernel(place, kernels, group);
     Products<A, COUNT> local = products;
     for (Index w = 0; w < place.size.width; ++w) {
-        place.store(passed(w, kernel.transposed_at(dz, w)), to + w * place.size.channels, group);
-        local.add(dz, w, map[w]);
+        const Index at = w * place.size.channels;
+        place.store(passed(at, kernel.transposed_at(dz, w)), to + at, group);
+        local.add(dz, w, place.load(map + at, group));
     }
     products = local;
 }
@@ -250,41 +280,34 @@ void write_gradient(
 // dx = dout + DWᵀ(dz; K), ds = DWᵀ(dz; K_s), and the sums from which all other gradients follow.
 template <class T, class A, bool CARRIED>
 void merge_gradients(
-    Incoming<T, A> gradient, const T *x, const T *shortcut, Kernels<A> kernels, Size size,
+    Incoming<T, A> gradient, const T *x, const T *shortcut, const T *merged, Kernels<A> kernels, Size size,
     Coefficients<A> coefficients, T *dx, T *ds, A *plain, A *of_value, A *of_shortcut, int threads
 ) {
-    constexpr int SHORTCUT_TAPS = CARRIED ? TAPS : 1;
 #pragma omp parallel num_threads(threads)
     {
-        Merge<T, A, CARRIED> merge(x, shortcut, kernels, size.width);
         Window<A> dz(size.width);
 #pragma omp for
         for (Index program = 0; program < Place<A>::programs(size); ++program) {
             const Place<A> place(program, size);
             Vec<A> sums[GROUPS] = {};
             Products<A, TAPS> values[GROUPS];
-            Products<A, SHORTCUT_TAPS> shortcuts[GROUPS];
-            merge.enter(place);
-            dz.here.clear(), dz.below.clear();
-            for (Index h = -1; h < size.height; ++h) {
+            Products<A, CARRIED ? TAPS : 1> shortcuts[GROUPS];
+            dz.here.clear();
+            read_norm_gradient(gradient, merged, coefficients, place, 0, dz.below, sums);
+            for (Index h = 0; h < size.height; ++h) {
                 dz.move();
-                merge.move_to(place, h + 1);
-                read_norm_gradient(gradient, merge, coefficients, place, h + 1, dz.below, sums);
-                if (h < 0) continue;
+                read_norm_gradient(gradient, merged, coefficients, place, h + 1, dz.below, sums);
                 const T *const from = place.at(gradient.map, h);
                 for (int group = 0; group < place.groups; ++group) {
                     const Neighbours<A> around(dz, group);
                     const Vec<A> everywhere = place.of(gradient.everywhere, place.image, group);
                     write_gradient(
-                        Kernel<A, TAPS>(place, kernels.of_value, group), around, merge.xs.above[group], place, group,
-                        place.at(dx, h), values[group],
-                        [&](Index w, const Vec<A> &made) {
-                            return place.load(from + w * size.channels, group) + (made + everywhere);
-                        }
+                        kernels.of_value, around, place.at(x, h), place, group, place.at(dx, h), values[group],
+                        [&](Index at, const Vec<A> &made) { return place.load(from + at, group) + (made + everywhere); }
                     );
                     write_gradient(
-                        Kernel<A, SHORTCUT_TAPS>(place, kernels.of_shortcut, group), around, merge.ss.above[group],
-                        place, group, place.at(ds, h), shortcuts[group], [](Index, const Vec<A> &made) { return made; }
+                        kernels.of_shortcut, around, place.at(shortcut, h), place, group, place.at(ds, h),
+                        shortcuts[group], [](Index, const Vec<A> &made) { return made; }
                     );
                 }
             }
@@ -302,31 +325,33 @@ void merge_gradients(
 // One set of C functions for each storage type; the number of threads is PyTorch's.
 #define FUNCTIONS(NAME, T, A)                                                                                          \
     extern "C" void moments_##NAME(                                                                                    \
-        const T *x, const T *s, Kernels<A> kernels, Size size, A *means, A *deviations, int threads                    \
+        const T *x, const T *s, Kernels<A> kernels, Size size, T *merged, A *means, A *deviations, int threads         \
     ) {                                                                                                                \
         auto pass = kernels.carried ? moments<T, A, true> : moments<T, A, false>;                                      \
-        pass(x, s, kernels, size, means, deviations, threads);                                                         \
+        pass(x, s, kernels, size, merged, means, deviations, threads);                                                 \
+    }                                                                                                                  \
+    extern "C" void merge_and_normalise_##NAME(                                                                        \
+        const T *x, const T *s, Kernels<A> kernels, Size size, Affine<A> affine, T *out, A *sums, int threads          \
+    ) {                                                                                                                \
+        auto pass = kernels.carried ? merge_and_normalise<T, A, true> : merge_and_normalise<T, A, false>;              \
+        pass(x, s, kernels, size, affine, out, sums, threads);                                                         \
     }                                                                                                                  \
     extern "C" void normalise_##NAME(                                                                                  \
-        const T *x, const T *s, Kernels<A> kernels, Size size, const A *slopes, const A *shifts, T *out, A *sums,      \
-        int threads                                                                                                    \
+        const T *x, const T *merged, Size size, Affine<A> affine, T *out, A *sums, int threads                         \
     ) {                                                                                                                \
-        auto pass = kernels.carried ? normalise<T, A, true> : normalise<T, A, false>;                                  \
-        pass(x, s, kernels, size, slopes, shifts, out, sums, threads);                                                 \
+        normalise<T, A>(x, merged, size, affine, out, sums, threads);                                                  \
     }                                                                                                                  \
     extern "C" void norm_sums_##NAME(                                                                                  \
-        Incoming<T, A> g, const T *x, const T *s, Kernels<A> kernels, Size size, const A *mean, A *plain, A *weighted, \
-        int threads                                                                                                    \
+        Incoming<T, A> g, const T *merged, Size size, const A *mean, A *plain, A *weighted, int threads                \
     ) {                                                                                                                \
-        auto pass = kernels.carried ? norm_sums<T, A, true> : norm_sums<T, A, false>;                                  \
-        pass(g, x, s, kernels, size, mean, plain, weighted, threads);                                                  \
+        norm_sums<T, A>(g, merged, size, mean, plain, weighted, threads);                                              \
     }                                                                                                                  \
     extern "C" void merge_gradients_##NAME(                                                                            \
-        Incoming<T, A> g, const T *x, const T *s, Kernels<A> kernels, Size size, Coefficients<A> coefficients, T *dx,  \
-        T *ds, A *plain, A *of_value, A *of_shortcut, int threads                                                      \
+        Incoming<T, A> g, const T *x, const T *s, const T *merged, Kernels<A> kernels, Size size,                      \
+        Coefficients<A> coefficients, T *dx, T *ds, A *plain, A *of_value, A *of_shortcut, int threads                 \
     ) {                                                                                                                \
         auto pass = kernels.carried ? merge_gradients<T, A, true> : merge_gradients<T, A, false>;                      \
-        pass(g, x, s, kernels, size, coefficients, dx, ds, plain, of_value, of_shortcut, threads);             \
+        pass(g, x, s, merged, kernels, size, coefficients, dx, ds, plain, of_value, of_shortcut, threads);             \
     }
 
 FUNCTIONS(float32, float, float)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from crosslayer.ops.fused.layout import accumulator
 from crosslayer.ops.fused.light_terms import Incoming, Moments, Norm, Sums, Terms, taps_of
-from crosslayer.ops.native.types import address, addresses, call, lying, lying_as, size_of
+from crosslayer.ops.native.types import Size, address, addresses, call, lying, lying_as, size_of
 
 
 class Prepared(NamedTuple):
@@ -30,24 +30,29 @@ class Kernels(ctypes.Structure):
     )
 
 
-def moments(terms: Terms) -> Moments:
-    """Of z, in each image."""
+def moments(terms: Terms, merged: Tensor) -> Moments:
+    """Of z, in each image; and z."""
     given = prepared(terms)
     means, deviations = given.of_value.new_empty((2, *terms.x.shape[:2])).unbind()
-    call("light_merge", "moments", terms.x.dtype, *beginning(given), address(means), address(deviations))
+    call("light_merge", "moments", merged.dtype, *beginning(given), *map(address, (merged, means, deviations)))
     count = means.new_full((means.shape[0], 1), terms.x.shape[2] * terms.x.shape[3])
     return Moments(count, means, deviations)
 
 
-def normalise(terms: Terms, norm: Norm, _pooled: bool) -> tuple[Tensor, Tensor]:
+def normalise(terms: Terms, norm: Norm, merged: Tensor | None, _pooled: bool) -> tuple[Tensor, Tensor]:
     """x + keep · (w · (z - μ) / √(σ² + ε) + b), and its sums over the maps, which cost nothing here."""
     assert norm.bias is not None
-    given = prepared(terms)
     slope = norm.weight * norm.inverse
-    slopes, shifts = (norm.kept(row.expand(terms.x.shape[:2])) for row in (slope, norm.bias - norm.mean * slope))
-    out, sums = torch.empty_like(given.x), given.of_value.new_empty(terms.x.shape[:2])
-    rows = [exact(row, given) for row in (slopes, shifts)]
-    call("light_merge", "normalise", out.dtype, *beginning(given), *map(address, (*rows, out, sums)))
+    rows = [norm.kept(row.expand(terms.x.shape[:2])) for row in (slope, norm.bias - norm.mean * slope)]
+    slopes, shifts = (row.to(accumulator(terms.x)).contiguous() for row in rows)
+    x, affine = lying(terms.x), addresses(slopes, shifts)
+    out, sums = torch.empty_like(x), torch.empty_like(slopes)
+    outputs = (address(out), address(sums))
+    if merged is None:
+        given = prepared(terms)
+        call("light_merge", "merge_and_normalise", out.dtype, *beginning(given), affine, *outputs)
+    else:
+        call("light_merge", "normalise", out.dtype, address(x), address(merged), size_of(x), affine, *outputs)
     return lying_as(terms.x, out), sums
 
 
@@ -59,17 +64,17 @@ def received(gradient: Incoming) -> Incoming:
     return Incoming(lying(map_), everywhere.contiguous())
 
 
-def norm_sums(gradient: Incoming, terms: Terms, norm: Norm) -> tuple[None, Tensor, Tensor]:
-    """The first pass backward: nothing to keep, and Σ dout and Σ dout (z - μ) for each image and channel."""
-    given, mean = prepared(terms), norm.mean.contiguous()
-    plain, weighted = given.of_value.new_empty((2, *terms.x.shape[:2])).unbind()
+def norm_sums(gradient: Incoming, terms: Terms, norm: Norm, merged: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The first pass backward: Σ dout and Σ dout (z - μ) for each image and channel."""
+    mean = norm.mean.contiguous()
+    plain, weighted = mean.new_empty((2, *terms.x.shape[:2])).unbind()
     outputs = map(address, (mean, plain, weighted))
-    call("light_merge", "norm_sums", terms.x.dtype, addresses(*gradient), *beginning(given), *outputs)
-    return None, plain, weighted
+    call("light_merge", "norm_sums", merged.dtype, addresses(*gradient), address(merged), size_of(terms.x), *outputs)
+    return merged, plain, weighted
 
 
 def merge_gradients(
-    gradient: Incoming, _merged: None, terms: Terms, norm: Norm, affine: tuple[Tensor, Tensor] | None
+    gradient: Incoming, merged: Tensor | None, terms: Terms, norm: Norm, affine: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor, Sums]:
     """The last pass backward: dx, ds and the sums from which all else follows; see the same pass in `ops.triton`."""
     given = prepared(terms)
@@ -85,8 +90,9 @@ def merge_gradients(
         rows = (slopes, slope * of_bias, slope * of_weight * norm.inverse, norm.mean.contiguous())
     dx, ds = torch.empty_like(given.x), torch.empty_like(given.shortcut)
     sums = Sums(torch.empty_like(slopes), torch.empty_like(given.of_value), torch.empty_like(given.of_shortcut))
-    arguments = (addresses(*gradient), *beginning(given), addresses(*rows), *map(address, (dx, ds, *sums)))
-    call("light_merge", "merge_gradients", dx.dtype, *arguments)
+    maps = map(address, (given.x, given.shortcut, merged))
+    arguments = (addresses(*gradient), *maps, *kernels_and_size(given), addresses(*rows))
+    call("light_merge", "merge_gradients", dx.dtype, *arguments, *map(address, (dx, ds, *sums)))
     return lying_as(terms.x, dx), lying_as(terms.x, ds), sums
 
 
@@ -103,11 +109,11 @@ def prepared(terms: Terms) -> Prepared:
 
 
 def beginning(given: Prepared) -> tuple[Any, ...]:
-    """As every function begins."""
+    """As functions begin that compute z."""
+    return address(given.x), address(given.shortcut), *kernels_and_size(given)
+
+
+def kernels_and_size(given: Prepared) -> tuple[Kernels, Size]:
+    """Every image's kernels, and the maps' size."""
     kernels = Kernels(address(given.of_value), address(given.of_shortcut), given.of_shortcut.shape[1] > 1)
-    return address(given.x), address(given.shortcut), kernels, size_of(given.x)
-
-
-def exact(vector: Tensor, given: Prepared) -> Tensor:
-    """In the precision of the arithmetic, number beside number."""
-    return vector.to(given.of_value.dtype).contiguous()
+    return kernels, size_of(given.x)

@@ -10,8 +10,8 @@ from crosslayer.ops.triton.light_backward_kernels import merge_gradient_kernel, 
 from crosslayer.ops.triton.light_kernels import normalise_kernel, statistics_kernel
 
 
-def moments(terms: Terms) -> Moments:
-    """Of z, in each program's part."""
+def moments(terms: Terms, _merged: Tensor) -> Moments:
+    """Of z, in each program's part; z is not kept."""
     terms = prepared(terms)
     launch = plan(terms.x)
     partials = terms.x.new_empty((3, launch.programs, terms.x.shape[1]), dtype=accumulator(terms.x))
@@ -19,7 +19,7 @@ def moments(terms: Terms) -> Moments:
     return Moments(*partials.unbind())
 
 
-def normalise(terms: Terms, norm: Norm, pooled: bool) -> tuple[Tensor, Tensor | None]:
+def normalise(terms: Terms, norm: Norm, _merged: Tensor | None, pooled: bool) -> tuple[Tensor, Tensor | None]:
     """x + keep · (w · (z - μ) / √(σ² + ε) + b), and its sums over the maps in a pass of their own."""
     out = new_map(terms.x)
     terms = prepared(terms)
@@ -36,8 +36,8 @@ def received(gradient: Incoming) -> Incoming:
     return gradient if everywhere is None else Incoming(map_ + everywhere.to(map_.dtype)[..., None, None], None)
 
 
-def norm_sums(gradient: Incoming, terms: Terms, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
-    """The first pass backward: z, and Σ dout and Σ dout (z - μ) for each image and channel."""
+def norm_sums(gradient: Incoming, terms: Terms, norm: Norm, _merged: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The first pass backward: z anew, and Σ dout and Σ dout (z - μ) for each image and channel."""
     terms = prepared(terms)
     launch = plan(terms.x)
     merged = new_map(terms.x)
