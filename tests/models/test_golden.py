@@ -12,6 +12,8 @@ from torch import Tensor
 
 from crosslayer import load_released
 from crosslayer.models.released import recognise
+from crosslayer.ops import implementation
+from crosslayer.ops.selection import Implementation, native_obstacle
 from tests.conftest import shared
 
 CIFAR = ["resnet", "se", "eca", "dianet", "mrla_b", "mrla_l", "dla_b", "dla_l", "dla_b_per_sample", "dla_l_per_sample"]
@@ -51,8 +53,17 @@ def close(ours: Any, theirs: Any) -> None:
     assert (ours - theirs).abs().max() <= 1e-9 * theirs.abs().max()
 
 
+@pytest.mark.parametrize("impl", ["reference", "fused"])
 @pytest.mark.parametrize("name", golden_files())
-def test_released_model(name: str):
+def test_released_model(name: str, impl: Implementation):
+    obstacle = native_obstacle()
+    if impl == "fused" and obstacle:
+        pytest.skip(obstacle)
+    with implementation(impl):
+        check_released_model(name)
+
+
+def check_released_model(name: str) -> None:
     root = shared()
     golden = json.loads(
         next(p for p in (root / "golden", root.parent / "golden") if p.exists()).joinpath(f"{name}.json").read_text()
