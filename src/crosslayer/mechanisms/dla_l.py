@@ -32,7 +32,7 @@ from crosslayer.mechanisms.interface import Mechanism, StageShape, register
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.mrla_l import recursion_shares
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head
-from crosslayer.ops import KnownPool, global_average_pool, head_gate
+from crosslayer.ops import KnownPool, global_average_pool, head_gate, pool_of
 from crosslayer.ops.shapes import ChannelScale, HeadGate, InputMap, Map, Prefix
 
 
@@ -53,7 +53,7 @@ class State(NamedTuple):
     """The context, the last output's pool, what each block so far gave its own value and carried on (to be drawn)."""
 
     context: CellState | None
-    pool: KnownPool
+    pool: KnownPool | None
     gates: list[HeadGate]
     carried: list[ChannelScale]
 
@@ -80,20 +80,19 @@ class DLALight(Mechanism[State]):
 
     def start(self, x: InputMap, carry: Tensor | None) -> State:
         """No context."""
-        return State(None, KnownPool(), [], [])
+        return State(None, None, [], [])
 
     def merge(self, t: int, out: Map, shortcut: Map, state: State) -> tuple[Map, State]:
         """Steps the context, refreshes the shortcut, adds block t's value and what the shortcut carries on."""
         projection, x, carry = self.projections[t], self.norms[t](out), self.shortcut_norms[t](shortcut)
         pooled = global_average_pool(x)
         context: CellState = self.cell(pooled, state.context or self.cell.start(pooled))
-        refreshed = self.cell(state.pool.look_up(carry), self.seen_context(context))
+        refreshed = self.cell(pool_of(carry, state.pool), self.seen_context(context))
         query, key = projection.query_key(pooled)
         gate = head_gate(query, key, self.head_channels)
         carried = self.lambdas[t] * torch.sigmoid(refreshed.memory)
         kernel = self.carried_kernel(t)
         merged = self.branches[t].merge(out, x, carry, projection.value.weight, gate, carried, kernel, pooled=True)
-        assert merged.of is not None
         return merged.of, State(context, merged, [*state.gates, gate], [*state.carried, carried])
 
     def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:

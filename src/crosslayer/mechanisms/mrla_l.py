@@ -73,7 +73,6 @@ class MRLALight(Mechanism[State]):
         gate = head_gate(query, key, self.head_channels)
         carried = self.lambdas[t].unsqueeze(0)
         merged = self.branches[t].merge(out, x, carry, projection.value.weight, gate, carried, None)
-        assert merged.of is not None
         return merged.of, State([*state.gates, gate], [*state.carried, carried])
 
     def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:

@@ -3,7 +3,7 @@
 from crosslayer.ops.history import history_sum, history_weights
 from crosslayer.ops.light_merge import head_gate, light_merge
 from crosslayer.ops.light_merge_norm import Normalisation, light_merge_norm
-from crosslayer.ops.pooling import KnownPool, global_average_pool
+from crosslayer.ops.pooling import KnownPool, global_average_pool, pool_of
 from crosslayer.ops.selection import get_implementation, implementation, set_implementation
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "implementation",
     "light_merge",
     "light_merge_norm",
+    "pool_of",
     "set_implementation",
 ]

@@ -17,11 +17,14 @@ def global_average_pool(x: Map) -> Vector:
 
 
 class KnownPool(NamedTuple):
-    """A map and its pool, if it is known."""
+    """A map, and its pool where that came with it."""
 
-    of: Map | None = None
+    of: Map
     pool: Vector | None = None
 
-    def look_up(self, x: Map) -> Vector:
-        """GAP(x): what is known where x is this very map, else a pass over it."""
-        return global_average_pool(x) if self.pool is None or x is not self.of else self.pool
+
+def pool_of(x: Map, known: KnownPool | None) -> Vector:
+    """GAP(x): what is known where x is that very map, else a pass over it."""
+    if known is None or known.pool is None or x is not known.of:
+        return global_average_pool(x)
+    return known.pool
