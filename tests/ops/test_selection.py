@@ -114,3 +114,7 @@ def test_a_compiled_graph_notices_a_change():
         with implementation(name):
             compiled(VALUES[0])
     assert ["crosslayer.history_sum" in graph.code for graph in graphs] == [False, True]
+
+
+def test_every_source_is_a_library():
+    assert sorted(path.stem for path in compiler.SOURCES.glob("*.cpp")) == sorted(compiler.LIBRARIES)

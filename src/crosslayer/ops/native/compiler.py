@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 SOURCES = Path(__file__).parent
+LIBRARIES = ("history_sum", "light_merge", "pooling")
 FLAGS = ("-std=gnu++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 
 
@@ -33,8 +34,7 @@ def library(name: str) -> ctypes.CDLL:
 
 def obstacle() -> str | None:
     """Why nothing can be built here, if so."""
-    tried = [built_library(path.stem) for path in sorted(SOURCES.glob("*.cpp"))]
-    return next((reason for reason in tried if isinstance(reason, str)), None)
+    return next((built for name in LIBRARIES if isinstance(built := built_library(name), str)), None)
 
 
 @functools.cache
@@ -60,6 +60,7 @@ def cache_folder() -> Path:
     return Path(root) / "native"
 
 
+@functools.cache
 def fingerprint(compiler: str) -> str:
     """Of sources, flags, compiler and processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, text=True).stdout

@@ -13,22 +13,22 @@ def weighted_sum(values: list[Tensor], factors: Tensor) -> Tensor:
     """Σ_m f_m ⊙ V_m."""
     maps, rows = [lying(value) for value in values], exact(factors, values[0])
     out = torch.empty_like(maps[0])
-    arguments = (addresses(maps), address(rows), ctypes.c_int64(len(maps)), size_of(out), address(out))
+    arguments = (address_array(maps), address(rows), ctypes.c_int64(len(maps)), size_of(out), address(out))
     call("history_sum", "weighted_sum", out.dtype, *arguments)
     return lying_as(values[0], out)
 
 
 def gradients(gradient: Tensor, values: list[Tensor], factors: Tensor) -> tuple[list[Tensor], Tensor]:
-    """DV_m and df."""
+    """dV_m and df."""
     maps, rows, gradient = [lying(value) for value in values], exact(factors, values[0]), lying(gradient)
     value_gradients, factor_gradients = [torch.empty_like(map_) for map_ in maps], torch.empty_like(rows)
-    arguments = (addresses(maps), address(rows), ctypes.c_int64(len(maps)), size_of(gradient))
-    outputs = (addresses(value_gradients), address(factor_gradients))
+    arguments = (address_array(maps), address(rows), ctypes.c_int64(len(maps)), size_of(gradient))
+    outputs = (address_array(value_gradients), address(factor_gradients))
     call("history_sum", "gradients", gradient.dtype, address(gradient), *arguments, *outputs)
     return [lying_as(values[0], one) for one in value_gradients], factor_gradients
 
 
-def addresses(maps: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+def address_array(maps: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
     """Of all of them."""
     return (ctypes.c_void_p * len(maps))(*(map_.data_ptr() for map_ in maps))
 

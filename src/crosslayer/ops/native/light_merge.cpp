@@ -32,13 +32,11 @@ template <class A, int COUNT> struct Kernel {
                    taps[3] * map.here[w - 1] + taps[4] * map.here[w] + taps[5] * map.here[w + 1] +
                    taps[6] * map.below[w - 1] + taps[7] * map.below[w] + taps[8] * map.below[w + 1];
     }
-    // The transposed convolution, of a gradient.
-    INLINE Vec<A> transposed_at(const Neighbours<A> &map, Index w) const {
-        if constexpr (COUNT == 1) return taps[0] * map.here[w];
-        else
-            return taps[8] * map.above[w - 1] + taps[7] * map.above[w] + taps[6] * map.above[w + 1] +
-                   taps[5] * map.here[w - 1] + taps[4] * map.here[w] + taps[3] * map.here[w + 1] +
-                   taps[2] * map.below[w - 1] + taps[1] * map.below[w] + taps[0] * map.below[w + 1];
+    // The kernel of the transposed convolution, which gradients go through.
+    INLINE Kernel transposed() const {
+        Kernel turned = *this;
+        std::reverse(turned.taps, turned.taps + COUNT);
+        return turned;
     }
 };
 
@@ -267,11 +265,11 @@ void write_gradient(
     const A *kernels, const Neighbours<A> &dz, const T *map, const Place<A> &place, int group, T *to,
     Products<A, COUNT> &products, Passed passed
 ) {
-    const Kernel<A, COUNT> kernel(place, kernels, group);
+    const Kernel<A, COUNT> kernel = Kernel<A, COUNT>(place, kernels, group).transposed();
     Products<A, COUNT> local = products;
     for (Index w = 0; w < place.size.width; ++w) {
         const Index at = w * place.size.channels;
-        place.store(passed(at, kernel.transposed_at(dz, w)), to + at, group);
+        place.store(passed(at, kernel.at(dz, w)), to + at, group);
         local.add(dz, w, place.load(map + at, group));
     }
     products = local;

@@ -90,24 +90,11 @@ template <class A> class Row {
     template <class T> void read(const T *map, const Place<A> &place, Index row) {
         if (row < 0 || row >= place.size.height) return clear();
         const T *from = place.at(map, row);
-        if (place.groups == GROUPS)
-            read_groups<T, GROUPS>(from, place);
-        else if (place.groups == 1)
-            read_groups<T, 1>(from, place);
-        else
-            for (Index w = 0; w < width; ++w, from += place.size.channels)
-                for (int group = 0; group < place.groups; ++group) (*this)[group][w] = place.load(from, group);
+        for (Index w = 0; w < width; ++w, from += place.size.channels)
+            for (int group = 0; group < place.groups; ++group) (*this)[group][w] = place.load(from, group);
     }
 
   private:
-    // In the order of memory; how many groups there are is known beforehand, so that the inner loop vanishes.
-    template <class T, int COUNT> void read_groups(const T *from, const Place<A> &place) {
-        const Index step = width + 2;
-        Vec<A> *to = (*this)[0];
-        for (Index w = 0; w < width; ++w, ++to, from += place.size.channels)
-            for (int group = 0; group < COUNT; ++group) to[group * step] = place.load(from, group);
-    }
-
     Index width;
     std::unique_ptr<Vec<A>[]> vectors;  // C++17: aligned as the type asks
 };

@@ -25,7 +25,7 @@ def weighted_sum(values: list[Tensor], factors: Tensor) -> Tensor:
 
 
 def gradients(gradient: Tensor, values: list[Tensor], factors: Tensor) -> tuple[list[Tensor], Tensor]:
-    """DV_m and df."""
+    """dV_m and df."""
     parts = [gradients_of_group(gradient, values[group], factors[:, group]) for group in groups(values)]
     return [map_ for maps, _ in parts for map_ in maps], torch.cat([part for _, part in parts], dim=1)
 
