@@ -43,8 +43,22 @@ class CellState(NamedTuple):
     memory: Tensor
 
 
+class Context(NamedTuple):
+    """A state as the steps that follow see it: what the cell makes of `hidden`, once for all of them, and `memory`."""
+
+    recalled: Tensor
+    memory: Tensor
+
+
 class Cell(nn.Module, ABC):
-    """A recurrent cell along depth."""
+    """A recurrent cell along depth.
+
+    A step joins what the cell makes of its input with what it makes of `hidden`. Each is there to be called by itself:
+    inputs that are known together are one call, and a state that several steps begin from is looked at once.
+    """
+
+    of_input: Callable[[Tensor], Tensor]
+    of_hidden: Callable[[Tensor], Tensor]
 
     @staticmethod
     def start(like: Rows) -> CellState:
@@ -52,9 +66,17 @@ class Cell(nn.Module, ABC):
         zeros = torch.zeros_like(like)
         return CellState(zeros, zeros)
 
-    @abstractmethod
     def forward(self, y: Rows, state: CellState) -> CellState:
         """One step on input y."""
+        return self.step(self.of_input(y), *self.context(state))
+
+    def context(self, state: CellState) -> Context:
+        """What steps that begin from this state need of it."""
+        return Context(self.of_hidden(state.hidden), state.memory)
+
+    @abstractmethod
+    def step(self, seen: Tensor, recalled: Tensor, memory: Tensor) -> CellState:
+        """One step, from what the cell has made of its input and of the last hidden vector."""
 
 
 @final
@@ -67,10 +89,9 @@ class ReleasedDSU(Cell):
         self.of_input = squeeze_net(channels, reduction, 3 * channels)
         self.of_hidden = squeeze_net(channels, reduction, 3 * channels)
 
-    def forward(self, y: Rows, state: CellState) -> CellState:
-        """One step of Eq. 7-9 with z = MLP_y(y) + MLP_h(h)."""
-        z = self.of_input(y) + self.of_hidden(state.hidden)
-        memory = dsu_update(z, state.memory)
+    def step(self, seen: Tensor, recalled: Tensor, memory: Tensor) -> CellState:
+        """Eq. 7-9 with z = MLP_y(y) + MLP_h(h)."""
+        memory = dsu_update(seen + recalled, memory)
         return CellState(self.activation(memory), memory)
 
 
@@ -82,14 +103,21 @@ class PaperDSU(Cell):
         super().__init__()
         self.activation = ACTIVATIONS[activation]
         squeezed = max(1, channels // reduction)
+        self.channels = channels
         self.squeeze = nn.Linear(2 * channels, squeezed, bias=False)
         self.excite = nn.Linear(squeezed, 3 * channels)
 
-    def forward(self, y: Rows, state: CellState) -> CellState:
-        """One step of Eq. 7-9 with z = W ReLU(W1 [h, y])."""
-        y, hidden = torch.broadcast_tensors(y, state.hidden)
-        s = torch.relu(self.squeeze(torch.cat([hidden, y], dim=-1)))
-        memory = dsu_update(self.excite(s), state.memory)
+    def of_input(self, y: Rows) -> Tensor:
+        """Its part of W1 [h, y]."""
+        return nn.functional.linear(y, self.squeeze.weight[:, self.channels :])
+
+    def of_hidden(self, hidden: Rows) -> Tensor:
+        """Likewise."""
+        return nn.functional.linear(hidden, self.squeeze.weight[:, : self.channels])
+
+    def step(self, seen: Tensor, recalled: Tensor, memory: Tensor) -> CellState:
+        """Eq. 7-9 with z = W ReLU(W1 [h, y])."""
+        memory = dsu_update(self.excite(torch.relu(seen + recalled)), memory)
         return CellState(self.activation(memory), memory)
 
 
@@ -102,9 +130,9 @@ class LSTM(Cell):
         self.of_input = nn.Linear(channels, 4 * channels)
         self.of_hidden = nn.Linear(channels, 4 * channels)
 
-    def forward(self, y: Rows, state: CellState) -> CellState:
-        """One step of the standard equations."""
-        return gated_output(self.of_input(y) + self.of_hidden(state.hidden), state.memory, torch.tanh)
+    def step(self, seen: Tensor, recalled: Tensor, memory: Tensor) -> CellState:
+        """The standard equations."""
+        return gated_output(seen + recalled, memory, torch.tanh)
 
 
 @final
@@ -116,9 +144,9 @@ class RNN(Cell):
         self.of_input = nn.Linear(channels, channels)
         self.of_hidden = nn.Linear(channels, channels, bias=False)
 
-    def forward(self, y: Rows, state: CellState) -> CellState:
-        """One step."""
-        hidden = torch.tanh(self.of_input(y) + self.of_hidden(state.hidden))
+    def step(self, seen: Tensor, recalled: Tensor, memory: Tensor) -> CellState:
+        """The standard equation."""
+        hidden = torch.tanh(seen + recalled)
         return CellState(hidden, hidden)
 
 
@@ -132,9 +160,9 @@ class DIA(Cell):
         self.of_input = squeeze_net(channels, reduction, 4 * channels)
         self.of_hidden = squeeze_net(channels, reduction, 4 * channels)
 
-    def forward(self, y: Rows, state: CellState) -> CellState:
-        """One step: i, f, c̃ as in the DSU, then h = o ⊙ act(c)."""
-        return gated_output(self.of_input(y) + self.of_hidden(state.hidden), state.memory, self.activation)
+    def step(self, seen: Tensor, recalled: Tensor, memory: Tensor) -> CellState:
+        """I, f, c̃ as in the DSU, then h = o ⊙ act(c)."""
+        return gated_output(seen + recalled, memory, self.activation)
 
 
 def gated_output(z: Tensor, memory: Tensor, activation: Callable[[Tensor], Tensor]) -> CellState:

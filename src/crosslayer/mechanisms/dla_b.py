@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple, final
 import torch
 from torch import Tensor
 
-from crosslayer.mechanisms.cells import CELLS, ActivationName, CellName, CellState, check_cell_options
+from crosslayer.mechanisms.cells import CELLS, ActivationName, CellName, Context, check_cell_options
 from crosslayer.mechanisms.forms import FORMS, normalised_prefix
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register, unknown_name
 from crosslayer.mechanisms.module_list import TypedModuleList
@@ -77,7 +77,7 @@ class Stored(NamedTuple):
 class State(NamedTuple):
     """The blocks so far: the context, raw values, what refreshes have made of them, and each block's attention."""
 
-    context: CellState | None
+    context: Context | None
     values: list[Map]
     stored: Stored | None
     weights: list[HeadWeights]
@@ -109,7 +109,8 @@ class DLABase(Mechanism[State]):
         if t % self.window == 0:
             state = State(state.context, [], None, state.weights)
         pooled = global_average_pool(x)
-        context: CellState = self.cell(pooled, state.context or self.cell.start(pooled))
+        before = state.context or self.cell.context(self.cell.start(pooled))
+        context = self.cell.context(self.cell.step(self.cell.of_input(pooled), *before))
         stored = state.stored and self.refresh(state.stored, context)
         query, key = projection.query_key(pooled)
         value = projection.value(x)
@@ -119,12 +120,11 @@ class DLABase(Mechanism[State]):
         branch = self.branches[t](history_sum(values, weights, stored.gates))
         return out + branch, State(context, values, stored, [*state.weights, weights])
 
-    def refresh(self, stored: Stored, context: CellState) -> Stored:
-        """The backward path: one call of the cell gates every stored key and value."""
-        hidden, memory = self.seen_context(context)
-        rows = torch.cat([stored.keys, stored.pools], dim=1)
-        seen = CellState(hidden.unsqueeze(1), memory.unsqueeze(1))
-        key_gates, value_gates = torch.sigmoid(self.cell(rows, seen).memory).chunk(2, dim=1)
+    def refresh(self, stored: Stored, context: Context) -> Stored:
+        """The backward path: one step of the cell gates every stored key and value."""
+        rows = self.cell.of_input(torch.cat([stored.keys, stored.pools], dim=1))
+        recalled, memory = (one.unsqueeze(1) for one in self.seen_context(context))
+        key_gates, value_gates = torch.sigmoid(self.cell.step(rows, recalled, memory).memory).chunk(2, dim=1)
         return Stored(stored.keys * key_gates, stored.pools * value_gates, stored.gates * value_gates)
 
     def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:
@@ -148,14 +148,14 @@ def store(stored: Stored | None, key: Tensor, pool: Tensor) -> Stored:
     return Stored(append_layer(keys, key), append_layer(pools, pool), append_layer(gates, ones))
 
 
-def own_context(context: CellState) -> CellState:
+def own_context(context: Context) -> Context:
     """Every image's own context, as the paper defines it."""
     return context
 
 
-def first_sample_context(context: CellState) -> CellState:
+def first_sample_context(context: Context) -> Context:
     """The first image's context for the whole batch: the released code indexes its state one level too deep."""
-    return CellState(context.hidden[:1], context.memory[:1])
+    return Context(context.recalled[:1], context.memory[:1])
 
 
 CONTEXTS = {"per_sample": own_context, "first_sample": first_sample_context}

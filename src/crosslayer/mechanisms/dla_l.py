@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from crosslayer.mechanisms import dla_b
-from crosslayer.mechanisms.cells import CELLS, CellState
+from crosslayer.mechanisms.cells import CELLS, Context
 from crosslayer.mechanisms.forms import FORMS, normalised_prefix
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register
 from crosslayer.mechanisms.module_list import TypedModuleList
@@ -52,7 +52,7 @@ class Config(dla_b.Config):
 class State(NamedTuple):
     """The context, the last output's pool, what each block so far gave its own value and carried on (to be drawn)."""
 
-    context: CellState | None
+    context: Context | None
     pool: KnownPool | None
     gates: list[HeadGate]
     carried: list[ChannelScale]
@@ -86,8 +86,10 @@ class DLALight(Mechanism[State]):
         """Steps the context, refreshes the shortcut, adds block t's value and what the shortcut carries on."""
         projection, x, carry = self.projections[t], self.norms[t](out), self.shortcut_norms[t](shortcut)
         pooled = global_average_pool(x)
-        context: CellState = self.cell(pooled, state.context or self.cell.start(pooled))
-        refreshed = self.cell(pool_of(carry, state.pool), self.seen_context(context))
+        own, old = self.cell.of_input(torch.stack([pooled, pool_of(carry, state.pool)])).unbind()
+        before = state.context or self.cell.context(self.cell.start(pooled))
+        context = self.cell.context(self.cell.step(own, *before))
+        refreshed = self.cell.step(old, *self.seen_context(context))
         query, key = projection.query_key(pooled)
         gate = head_gate(query, key, self.head_channels)
         carried = self.lambdas[t] * torch.sigmoid(refreshed.memory)

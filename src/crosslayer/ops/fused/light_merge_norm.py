@@ -24,10 +24,7 @@ def statistics(
     """
     terms = Terms(x, shortcut, value_kernel, gate, scale, shortcut_kernel)
     merged = new_merged(x)
-    counts, means, deviations = light_passes(x).moments(terms, merged)
-    total = counts.sum(0).clamp_min(1)  # an empty batch has none
-    mean = (counts * means).sum(0) / total
-    return mean, (deviations + counts * (means - mean).square()).sum(0) / total, merged
+    return *light_passes(x).moments(terms, merged), merged
 
 
 @statistics.register_fake

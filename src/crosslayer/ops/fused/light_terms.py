@@ -50,14 +50,6 @@ class Incoming(NamedTuple):
     everywhere: Tensor | None
 
 
-class Moments(NamedTuple):
-    """Of parts of z: numbers per channel (or for all channels), mean, and sum of squared deviations from it."""
-
-    counts: Tensor
-    means: Tensor
-    deviations: Tensor
-
-
 class Sums(NamedTuple):
     """Sums over the map of dz (or, statistics known beforehand, of dout) for each image and channel."""
 

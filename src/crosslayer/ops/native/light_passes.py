@@ -7,52 +7,51 @@ import torch
 from torch import Tensor
 
 from crosslayer.ops.fused.layout import accumulator
-from crosslayer.ops.fused.light_terms import Incoming, Moments, Norm, Sums, Terms, taps_of
+from crosslayer.ops.fused.light_terms import Incoming, Norm, Sums, Terms, taps_of
 from crosslayer.ops.native.types import Size, address, addresses, call, lying, lying_as, size_of
 
 
 class Prepared(NamedTuple):
-    """Maps with channels side by side, and every image's own kernels (batch × taps × channels) on x and on s."""
+    """Terms as the functions expect them: channels side by side, the small ones in the precision of the arithmetic."""
 
     x: Tensor
     shortcut: Tensor
-    of_value: Tensor
-    of_shortcut: Tensor
+    taps: Tensor
+    gate: Tensor
+    scale: Tensor
+    shortcut_taps: Tensor | None
 
 
-class Kernels(ctypes.Structure):
-    """`Kernels` of light_merge.cpp."""
+class FloatNorm(ctypes.Structure):
+    """`Norm<float>` of light_merge.cpp."""
 
-    _fields_ = (
-        ("of_value", ctypes.c_void_p),
-        ("of_shortcut", ctypes.c_void_p),
-        ("carried", ctypes.c_bool),
-    )
+    _fields_ = (("weight_bias_mean_variance_keep", ctypes.c_void_p * 5), ("epsilon", ctypes.c_float))
 
 
-def moments(terms: Terms, merged: Tensor) -> Moments:
-    """Of z, in each image; and z."""
+class DoubleNorm(ctypes.Structure):
+    """`Norm<double>`."""
+
+    _fields_ = (("weight_bias_mean_variance_keep", ctypes.c_void_p * 5), ("epsilon", ctypes.c_double))
+
+
+def moments(terms: Terms, merged: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of z in every channel; writes z."""
     given = prepared(terms)
-    means, deviations = given.of_value.new_empty((2, *terms.x.shape[:2])).unbind()
-    call("light_merge", "moments", merged.dtype, *beginning(given), *map(address, (merged, means, deviations)))
-    count = means.new_full((means.shape[0], 1), terms.x.shape[2] * terms.x.shape[3])
-    return Moments(count, means, deviations)
+    mean, variance = (given.gate.new_empty(terms.x.shape[1]) for _ in range(2))
+    call("light_merge", "moments", merged.dtype, *beginning(given), *map(address, (merged, mean, variance)))
+    return mean, variance
 
 
 def normalise(terms: Terms, norm: Norm, merged: Tensor | None, _pooled: bool) -> tuple[Tensor, Tensor]:
     """x + keep · (w · (z - μ) / √(σ² + ε) + b), and its sums over the maps, which cost nothing here."""
-    assert norm.bias is not None
-    slope = norm.weight * norm.inverse
-    rows = [norm.kept(row.expand(terms.x.shape[:2])) for row in (slope, norm.bias - norm.mean * slope)]
-    slopes, shifts = (row.to(accumulator(terms.x)).contiguous() for row in rows)
-    x, affine = lying(terms.x), addresses(slopes, shifts)
-    out, sums = torch.empty_like(x), torch.empty_like(slopes)
-    outputs = (address(out), address(sums))
+    x, norm = lying(terms.x), exact(norm, terms.x)
+    out, sums = torch.empty_like(x), x.new_empty(x.shape[:2], dtype=accumulator(x))
+    rest = (structure(norm), address(out), address(sums))
     if merged is None:
         given = prepared(terms)
-        call("light_merge", "merge_and_normalise", out.dtype, *beginning(given), affine, *outputs)
+        call("light_merge", "merge_and_normalise", out.dtype, *beginning(given), *rest)
     else:
-        call("light_merge", "normalise", out.dtype, address(x), address(merged), size_of(x), affine, *outputs)
+        call("light_merge", "normalise", out.dtype, address(x), address(merged), size_of(x), *rest)
     return lying_as(terms.x, out), sums
 
 
@@ -77,43 +76,55 @@ def merge_gradients(
     gradient: Incoming, merged: Tensor | None, terms: Terms, norm: Norm, affine: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor, Sums]:
     """The last pass backward: dx, ds and the sums from which all else follows; see the same pass in `ops.triton`."""
-    given = prepared(terms)
-    slope = norm.weight * norm.inverse
-    slopes = norm.kept(slope.expand(terms.x.shape[:2])).contiguous()
-    if affine is None:  # dout stands for dz, so what dz would be multiplied with goes into the kernels
-        factor = slopes[:, None]
-        given = given._replace(of_value=given.of_value * factor, of_shortcut=given.of_shortcut * factor)
-        rows = (torch.ones_like(slopes), None, None, None)
-    else:
-        count = terms.x.shape[0] * terms.x.shape[2] * terms.x.shape[3]
-        of_weight, of_bias = (one / count for one in affine)
-        rows = (slopes, slope * of_bias, slope * of_weight * norm.inverse, norm.mean.contiguous())
+    given, norm = prepared(terms), exact(norm, terms.x)
+    times = None
+    if affine is None:  # dout stands for dz, so z is multiplied with what dz would be
+        times = norm.kept((norm.weight * norm.inverse).expand(terms.x.shape[:2])).contiguous()
     dx, ds = torch.empty_like(given.x), torch.empty_like(given.shortcut)
-    sums = Sums(torch.empty_like(slopes), torch.empty_like(given.of_value), torch.empty_like(given.of_shortcut))
+    rows, taps = given.gate.shape, given.taps.shape[0]
+    carried = 1 if given.shortcut_taps is None else taps
+    sums = Sums(*(given.gate.new_empty(shape) for shape in (rows, *((rows[0], n, rows[1]) for n in (taps, carried)))))
     maps = map(address, (given.x, given.shortcut, merged))
-    arguments = (addresses(*gradient), *maps, *kernels_and_size(given), addresses(*rows))
+    of_norm = addresses(*(affine or (None, None)))
+    arguments = (addresses(*gradient), *maps, *terms_and_size(given, times), structure(norm), of_norm)
     call("light_merge", "merge_gradients", dx.dtype, *arguments, *map(address, (dx, ds, *sums)))
     return lying_as(terms.x, dx), lying_as(terms.x, ds), sums
 
 
 def prepared(terms: Terms) -> Prepared:
-    """Copies only maps that lie otherwise; folds the gate into K, the scale into the centre of K_s."""
-    exact_type = accumulator(terms.x)
-    gate, scale = (rows.to(exact_type)[:, None] for rows in (terms.gate, terms.scale))
-    of_value = gate * taps_of(terms.value_kernel).to(exact_type)
-    of_shortcut = scale
-    if terms.shortcut_kernel is not None:
-        of_shortcut = taps_of(terms.shortcut_kernel).to(exact_type).repeat(scale.shape[0], 1, 1)
-        of_shortcut[:, 4:5] += scale
-    return Prepared(lying(terms.x), lying(terms.shortcut), of_value.contiguous(), of_shortcut.contiguous())
+    """Copies only what lies otherwise."""
+    x, shortcut, kernel, gate, scale, carried = terms
+    taps = exactly(taps_of(kernel), x)
+    shortcut_taps = None if carried is None else exactly(taps_of(carried), x)
+    return Prepared(lying(x), lying(shortcut), taps, exactly(gate, x), exactly(scale, x), shortcut_taps)
+
+
+def exact(norm: Norm, x: Tensor) -> Norm:
+    """Likewise."""
+    weight, bias, mean, variance, keep = (None if one is None else exactly(one, x) for one in norm[:5])
+    assert weight is not None
+    assert mean is not None
+    assert variance is not None
+    return Norm(weight, bias, mean, variance, keep, norm.epsilon)
+
+
+def exactly(small: Tensor, x: Tensor) -> Tensor:
+    """Number beside number, in the precision of the arithmetic on maps like x."""
+    return small.to(accumulator(x)).contiguous()
+
+
+def structure(norm: Norm) -> ctypes.Structure:
+    """A normalisation as the functions take it, which must outlive the call."""
+    *tensors, epsilon = norm
+    pointers = (ctypes.c_void_p * 5)(*(address(one) for one in tensors))
+    return (DoubleNorm if norm.mean.dtype == torch.float64 else FloatNorm)(pointers, epsilon)
 
 
 def beginning(given: Prepared) -> tuple[Any, ...]:
     """As functions begin that compute z."""
-    return address(given.x), address(given.shortcut), *kernels_and_size(given)
+    return address(given.x), address(given.shortcut), *terms_and_size(given)
 
 
-def kernels_and_size(given: Prepared) -> tuple[Kernels, Size]:
-    """Every image's kernels, and the maps' size."""
-    kernels = Kernels(address(given.of_value), address(given.of_shortcut), given.of_shortcut.shape[1] > 1)
-    return kernels, size_of(given.x)
+def terms_and_size(given: Prepared, times: Tensor | None = None) -> tuple[ctypes.Structure, Size]:
+    """`Terms` of light_merge.cpp, and the maps' size."""
+    return addresses(given.taps, given.gate, given.shortcut_taps, given.scale, times), size_of(given.x)

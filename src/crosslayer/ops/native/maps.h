@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <type_traits>
 
 #include "numbers.h"
 
@@ -20,8 +21,8 @@ struct Size {
     Index batch, height, width, channels;
 };
 
-// A program's image and channels.
-template <class A> class Place {
+// A program's image and channels. WHOLE: the map's channels fill all their groups, so that no vector has to be looked at.
+template <class A, bool WHOLE = false> class Place {
   public:
     static constexpr Index BLOCK = GROUPS * Lanes<A>::count;
 
@@ -41,12 +42,14 @@ template <class A> class Place {
     // A group's channels where a block begins; lanes beyond the map are zero, and are not stored.
     template <class T> INLINE Vec<A> load(const T *block, int group) const {
         Vec<A> vector;
-        if (present(group) < Lanes<A>::count) return load_some(block, group);
+        if constexpr (!WHOLE)
+            if (present(group) < Lanes<A>::count) return load_some(block, group);
         ::load(block + group * Lanes<A>::count, vector);
         return vector;
     }
     template <class T> INLINE void store(const Vec<A> &vector, T *block, int group) const {
-        if (present(group) < Lanes<A>::count) return store_some(vector, block, group);
+        if constexpr (!WHOLE)
+            if (present(group) < Lanes<A>::count) return store_some(vector, block, group);
         ::store(vector, block + group * Lanes<A>::count);
     }
 
@@ -55,7 +58,7 @@ template <class A> class Place {
         return map + (image * size.height + row) * size.width * size.channels + first;
     }
 
-    const Size &size;
+    const Size size;  // its own: what is written elsewhere cannot change it
     const Index image, first, channels;
     const int groups;
 
@@ -76,6 +79,12 @@ template <class A> class Place {
     Index present(int group) const { return std::min<Index>(Lanes<A>::count, channels - group * Lanes<A>::count); }
 };
 
+// Calls a pass with whether the channels fill their groups, as a constant.
+template <class A, class Pass> void for_channels(const Size &size, Pass pass) {
+    if (size.channels % Lanes<A>::count) pass(std::false_type());
+    else pass(std::true_type());
+}
+
 // A row of a block in scratch memory, one thread's own.
 template <class A> class Row {
   public:
@@ -87,7 +96,7 @@ template <class A> class Row {
 
     void clear() { std::fill_n(vectors.get(), GROUPS * (width + 2), Vec<A>{}); }
 
-    template <class T> void read(const T *map, const Place<A> &place, Index row) {
+    template <class T, bool WHOLE> void read(const T *map, const Place<A, WHOLE> &place, Index row) {
         if (row < 0 || row >= place.size.height) return clear();
         const T *from = place.at(map, row);
         for (Index w = 0; w < width; ++w, from += place.size.channels)
@@ -110,11 +119,22 @@ template <class A> struct Window {
     }
 };
 
-// The nine vectors around a position of one group.
-template <class A> class Neighbours {
-  public:
-    Neighbours(const Window<A> &window, int group)
-        : above(window.above[group]), here(window.here[group]), below(window.below[group]) {}
-
-    const Vec<A> *const above, *const here, *const below;
-};
+// Along a group's row with what is around each position: its own vector, or the 3×3 with their rows one after another, of
+// which each is fetched once and handed on from position to position.
+template <int COUNT, class A, class Use> INLINE void walk(const Window<A> &window, int group, Index width, Use use) {
+    const Vec<A> *const here = window.here[group];
+    if constexpr (COUNT == 1)
+        for (Index w = 0; w < width; ++w) {
+            const Vec<A> around[1] = {here[w]};
+            use(w, around);
+        }
+    else {
+        const Vec<A> *const above = window.above[group], *const below = window.below[group];
+        Vec<A> around[9] = {{}, above[-1], above[0], {}, here[-1], here[0], {}, below[-1], below[0]};
+        for (Index w = 0; w < width; ++w) {
+            for (int row = 0; row < 9; row += 3) around[row] = around[row + 1], around[row + 1] = around[row + 2];
+            around[2] = above[w + 1], around[5] = here[w + 1], around[8] = below[w + 1];
+            use(w, around);
+        }
+    }
+}

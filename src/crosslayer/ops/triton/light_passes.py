@@ -4,19 +4,22 @@ import torch
 from torch import Tensor
 
 from crosslayer.ops.fused.layout import accumulator, dense, layout_of, new_map
-from crosslayer.ops.fused.light_terms import Incoming, Moments, Norm, Sums, Terms
+from crosslayer.ops.fused.light_terms import Incoming, Norm, Sums, Terms
 from crosslayer.ops.triton.launch import Plan, launch_over, plan
 from crosslayer.ops.triton.light_backward_kernels import merge_gradient_kernel, norm_gradient_kernel
 from crosslayer.ops.triton.light_kernels import normalise_kernel, statistics_kernel
 
 
-def moments(terms: Terms, _merged: Tensor) -> Moments:
-    """Of z, in each program's part; z is not kept."""
+def moments(terms: Terms, _merged: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of z in every channel, from those of each program's part; z is not kept."""
     terms = prepared(terms)
     launch = plan(terms.x)
     partials = terms.x.new_empty((3, launch.programs, terms.x.shape[1]), dtype=accumulator(terms.x))
     launch_over(statistics_kernel, launch, terms.x, *addresses(terms), partials, HAS_KERNEL=has_kernel(terms))
-    return Moments(*partials.unbind())
+    counts, means, deviations = partials.unbind()
+    total = counts.sum(0).clamp_min(1)  # an empty batch has none
+    mean = (counts * means).sum(0) / total
+    return mean, (deviations + counts * (means - mean).square()).sum(0) / total
 
 
 def normalise(terms: Terms, norm: Norm, _merged: Tensor | None, pooled: bool) -> tuple[Tensor, Tensor | None]:
