@@ -43,7 +43,7 @@ def test_jobs_share_the_machine(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert local.share_of_machine(3, 32) == {"TORCHINDUCTOR_COMPILE_THREADS": "1", "CUDA_VISIBLE_DEVICES": "1"}
-    assert 1 <= local.own_cores()
+    assert local.own_cores() >= 1
 
 
 def test_who_shares_a_gpu_is_told(monkeypatch):

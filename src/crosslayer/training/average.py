@@ -25,8 +25,9 @@ class Average(ModelEmaV3):
         """Floating-point tensors move by 1 − `decay` of the way, counters are copied."""
         if not self.averages:
             self.find_tensors(model)
-        torch._foreach_lerp_(self.averages, self.followed, weight=1 - decay)
-        torch._foreach_copy_(self.copies, self.copied)
+        # pyright: ignore on both, since torch has no public name for them; timm uses them too
+        torch._foreach_lerp_(self.averages, self.followed, weight=1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_copy_(self.copies, self.copied)  # pyright: ignore[reportPrivateImportUsage]
 
     def find_tensors(self, model: nn.Module) -> None:
         """Pairs what belongs together."""

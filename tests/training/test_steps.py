@@ -1,4 +1,4 @@
-"""Between two looks at the losses the loop never waits for the GPU."""
+"""Steps of the loop, one by one: none waits for the device, and none minds how its gradients are kept or scaled."""
 
 import itertools
 from pathlib import Path
@@ -55,7 +55,7 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(images, "TOGETHER_BYTES", 3 * 64 * 3 * 16 * 16)
 
     def prepared(way: dict[str, Any], device: str) -> Sitting:
-        launch = Launch(output=str(tmp_path / "run"), device=device, workers=0)
+        launch = Launch(output=str(tmp_path / "run"), overwrite=True, device=device, workers=0)
         sitting = prepare("digits", Recipe(**(SMALL | way)), launch)
         sitting.learner.start_epoch(keep_statistics=False)
         return sitting
@@ -80,6 +80,45 @@ def test_no_step_asks_for_a_number(prepared, way: str):
         assert not asked.names
         torch.ones(1).item()
     assert asked.names == ["aten::_local_scalar_dense"]
+
+
+def trained(sitting: Sitting) -> list[torch.Tensor]:
+    steps(sitting, 3)
+    return [parameter.detach().clone() for parameter in sitting.learner.model.parameters()]
+
+
+def test_gradients_outside_the_memory_of_graphs_add_up_the_same(prepared):
+    way = {"accumulate": 4, "batch_size": 8}
+    plain = prepared(way, "cpu")
+    kept = prepared(way, "cpu")
+    kept = kept._replace(learner=kept.learner._replace(graphs=True))
+    assert all(map(torch.equal, trained(plain), trained(kept)))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_scaled_loss_trains_the_same(prepared, optimizer: str):
+    """By a power of two: exact."""
+    way = {"batch_size": 8, "optimizer": optimizer, "lr": 0.01}
+    plain, scaled = prepared(way, "cpu"), prepared(way, "cpu")
+    expected = trained(plain)
+    scaled.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    try:
+        assert all(map(torch.equal, trained(scaled), expected))
+    finally:
+        scaled.accelerator.scaler = None
+
+
+def test_an_infinite_gradient_changes_no_weight(prepared):
+    sitting = prepared({"batch_size": 8}, "cpu")
+    before = [parameter.detach().clone() for parameter in sitting.learner.model.parameters()]
+    sitting.learner.model.get_parameter("fc.bias").register_hook(lambda gradient: gradient / 0)
+    sitting.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    try:
+        steps(sitting, 1)
+        assert sitting.accelerator.scaler.get_scale() == 2.0**9
+    finally:
+        sitting.accelerator.scaler = None
+    assert all(map(torch.equal, sitting.learner.model.parameters(), before))
 
 
 @pytest.mark.cuda
