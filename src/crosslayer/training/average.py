@@ -25,7 +25,7 @@ class Average(ModelEmaV3):
         """Floating-point tensors move by 1 − `decay` of the way, counters are copied."""
         if not self.averages:
             self.find_tensors(model)
-        # pyright: ignore on both, since torch has no public name for them; timm uses them too
+        # Torch has no public names for these; timm calls them too.
         torch._foreach_lerp_(self.averages, self.followed, weight=1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         torch._foreach_copy_(self.copies, self.copied)  # pyright: ignore[reportPrivateImportUsage]
 

@@ -141,7 +141,7 @@ def update_weights(sitting: Sitting) -> None:
         scaler.update()
     learner.optimizer.zero_grad()
     if learner.average:
-        learner.average.update(sitting.accelerator.unwrap_model(learner.model), step=progress.step + 1)
+        learner.average.update(learner.model, step=progress.step + 1)
 
 
 def synchronised(accelerator: Accelerator, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
