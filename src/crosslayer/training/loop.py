@@ -2,16 +2,14 @@
 
 import math
 import time
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast
-from torch import Tensor, nn
+from torch import Tensor
 
 from crosslayer.console import console
-from crosslayer.data.chance import MODEL, seed_device
 from crosslayer.files import write_json
 from crosslayer.training.display import Display
 from crosslayer.training.interruption import InterruptedRun, Interruption
@@ -23,6 +21,7 @@ from crosslayer.training.run_directory import SUMMARY, RunDirectory
 from crosslayer.training.schedule import final_step
 from crosslayer.training.scores import SCORES
 from crosslayer.training.sitting import Sitting, prepare
+from crosslayer.training.step import training_step
 
 CHECK_EVERY = 20
 """Steps between looks at the losses on a GPU, where a look waits for the device."""
@@ -99,54 +98,6 @@ def train_epoch(sitting: Sitting, last_step: int, display: Display, interruption
                 if saves:
                     save(sitting)
                 stop_if_interrupted(sitting, interruption)
-
-
-def training_step(sitting: Sitting, parts: list[Any]) -> Tensor:
-    """One optimizer step over this process's parts of a batch: what it was measured by, the loss first."""
-    progress, stream = sitting.progress, sitting.stream
-    sitting.learner.set_rates(sitting.recipe, sitting.task.rate_factor(progress.step, stream.steps_per_epoch))
-    first, *others = (forth_and_back(sitting, part, share, len(parts)) for share, part in enumerate(parts))
-    update_weights(sitting)
-    return sum(others, start=first)
-
-
-def forth_and_back(sitting: Sitting, part: Any, share: int, count: int) -> Tensor:
-    """The passes forward and backward of one of `count` parts: what it was measured by."""
-    accelerator, progress, learner = sitting.accelerator, sitting.progress, sitting.learner
-    key = sitting.recipe.seed, progress.epoch, progress.step_in_epoch, sitting.stream.shares.first + share
-    seed_device(accelerator.device, key[0], MODEL, *key[1:])
-    learner.begin_pass()
-    with synchronised(accelerator, learner.model, share == count - 1):
-        loss, measured = sitting.task.loss(learner.model, part, key)
-        scaled(accelerator, loss / count if count > 1 else loss).backward()
-    if share < count - 1:
-        learner.keep_gradients()
-    return measured
-
-
-def scaled(accelerator: Accelerator, loss: Tensor) -> Tensor:
-    """The loss as large as fp16's gradients need it."""
-    return loss if accelerator.scaler is None else accelerator.scaler.scale(loss)
-
-
-def update_weights(sitting: Sitting) -> None:
-    """What the gradients change, and the average of it."""
-    learner, progress, scaler = sitting.learner, sitting.progress, sitting.accelerator.scaler
-    if progress.epoch < sitting.recipe.freeze_epochs:
-        learner.drop_backbone_gradients()
-    if scaler is None:
-        learner.optimizer.step()
-    else:
-        scaler.step(learner.optimizer)
-        scaler.update()
-    learner.optimizer.zero_grad()
-    if learner.average:
-        learner.average.update(learner.model, step=progress.step + 1)
-
-
-def synchronised(accelerator: Accelerator, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
-    """Gradients are averaged over the processes with the last part only."""
-    return nullcontext() if last else accelerator.no_sync(model)
 
 
 def collect(sitting: Sitting, measured: list[Tensor]) -> None:

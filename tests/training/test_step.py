@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from crosslayer.data import images
 from crosslayer.training.launch import Launch
-from crosslayer.training.loop import training_step
 from crosslayer.training.recipe import Recipe
 from crosslayer.training.sitting import Sitting, prepare
+from crosslayer.training.step import training_step
 
 SMALL: dict[str, Any] = {"image_size": 16, "pad": 2, "batch_size": 64, "backbone": "cifar_resnet20", "epochs": 1}
 WAYS: dict[str, dict[str, Any]] = {
