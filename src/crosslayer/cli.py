@@ -36,8 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def guarded(command: str, words: list[str]) -> int:
-    """Runs a command; what goes wrong for a reason the user can mend is one sentence on standard error."""
-    from crosslayer.errors import FailedError, UsageError
+    """Runs a command, if there is one of that name and what it needs is installed."""
     from crosslayer.mechanisms.interface import unknown_name
 
     if command not in COMMANDS:
@@ -46,8 +45,14 @@ def guarded(command: str, words: list[str]) -> int:
         function = find_command(command)
     except ModuleNotFoundError as error:
         return complain(f"the command line needs {error.name}: pip install 'crosslayer[train]'", 1)
+    return outcome(function, words)
+
+
+def outcome(function: Callable[[list[str]], None], words: list[str]) -> int:
+    """The exit code of a command's function; what the user can mend is one sentence on standard error."""
     import torch
 
+    from crosslayer.errors import FailedError, UsageError
     from crosslayer.training.interruption import InterruptedRun
 
     try:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crosslayer.data.augment import Draws, crop_and_flip, draw, normalise
+from crosslayer.data.chance import seed_device, seeded
 from crosslayer.data.decode import View, cache_file, decode_all
 from crosslayer.data.images import Batch, ResidentImages, StreamedImages
 from crosslayer.data.sources import open_source
@@ -62,6 +63,27 @@ def test_processes_and_parts_share_the_same_batch(total: int):
     for step, expected in enumerate(whole):
         assert torch.equal(torch.cat([process[step] for process in as_processes]), expected)
         assert torch.equal(torch.cat([part.pixels for part in as_parts[step]]), expected)
+
+
+@pytest.mark.parametrize("together", [1, 7, 8, 1000])
+def test_however_many_steps_are_augmented_at_once(together: int, monkeypatch: pytest.MonkeyPatch):
+    kept, asked = resident(25), []
+    first = list(stream(kept, Shares(0, 2, 2)).epoch(0))
+    kept.together, whole = together, kept.batches
+    monkeypatch.setattr(kept, "batches", lambda plan: whole(asked.append(len(rows)) or rows for rows in plan))
+    for ours, theirs in zip(stream(kept, Shares(0, 2, 2)).epoch(0), first, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.equal(a.pixels, b.pixels)
+            assert torch.equal(a.labels, b.labels)
+    assert sum(asked) == 24
+    assert max(asked) == min(24, max(2, together // 2 * 2))
+
+
+def test_seeds_reach_the_generators_in_use():
+    torch.manual_seed(seeded(5, 7))
+    expected = torch.rand(3)
+    seed_device(CPU, 5, 7)
+    assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from crosslayer.reproduce import ray_engine
+from crosslayer.reproduce import local, ray_engine
 from crosslayer.reproduce.plan import Planned
 from crosslayer.reproduce.remote import Task, pack, train_here, unpack
 from crosslayer.training.checkpoint import saved_steps
@@ -32,6 +32,31 @@ def runs_on(tree: Path, output: Path, *mechanisms: str, epochs: int = 1) -> list
 def words_for(tree: Path, output: Path, *mechanisms: str, epochs: int = 1) -> list[str]:
     words = ["table1", "--only", *ONLY, *mechanisms, "--seeds", "0", "--epochs", epochs, "--set", *SETTINGS]
     return [str(word) for word in ["reproduce", *words, "--data", tree, "--output", output, *LAUNCH]]
+
+
+def test_jobs_share_the_machine(monkeypatch):
+    for name in (*local.THREADS, "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(local, "own_cores", lambda: 16)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert local.share_of_machine(3, 5) == {"OMP_NUM_THREADS": "3", "TORCHINDUCTOR_COMPILE_THREADS": "3"}
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert local.share_of_machine(3, 32) == {"TORCHINDUCTOR_COMPILE_THREADS": "1", "CUDA_VISIBLE_DEVICES": "1"}
+    assert local.own_cores() >= 1
+
+
+def test_who_shares_a_gpu_is_told(monkeypatch):
+    for gpus, jobs, told in (
+        (0, 5, None),
+        (1, 1, None),
+        (2, 2, None),
+        (1, 5, "5 runs share 1 GPU:"),
+        (2, 3, "2 GPUs:"),
+    ):
+        monkeypatch.setattr("torch.cuda.device_count", lambda gpus=gpus: gpus)
+        advice = local.on_sharing(jobs)
+        assert advice is None if told is None else told in advice
 
 
 def wait_until(condition) -> None:

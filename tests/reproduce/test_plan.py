@@ -1,6 +1,7 @@
 """From what is asked for to runs."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,15 @@ def test_states(tmp_path: Path):
     (second.path / "summary.json").unlink()
     assert [run.state() for run in (first, second, third)] == ["finished", "broken", "absent"]
     assert second.words() == ["train", "--resume", str(second.path)]
+
+
+def test_runs_of_before_compilation_was_a_choice_are_finished(tmp_path: Path):
+    (run, *_) = planned(tmp_path)
+    finish(run, [50])
+    content = json.loads((run.path / "recipe.json").read_text())
+    content["recipe"]["compile"] = False
+    (run.path / "recipe.json").write_text(json.dumps(content))
+    assert run.state() == "finished"
 
 
 def test_another_run_in_the_way_is_told(tmp_path: Path):

@@ -71,7 +71,7 @@ def test_rates_follow_the_schedule_in_every_group(learner: Learner):
 def test_adamw(tmp_path: Path):
     learner = build_learner(Recipe(optimizer="adamw", weight_decay=0.05), 2, Accelerator(cpu=True), tmp_path, None)
     (group,) = learner.optimizer.param_groups
-    assert isinstance(learner.optimizer.optimizer, torch.optim.AdamW)
+    assert isinstance(learner.optimizer, torch.optim.AdamW)
     assert (group["weight_decay"], group["name"]) == (0.05, BACKBONE)
     assert learner.average is None
 

@@ -344,5 +344,5 @@ def test_paper_recipes(name: str, milestones: tuple[int, ...]):
 
 @pytest.mark.compiled
 def test_compiled_training(crosslayer, image_tree: Path, tmp_path: Path):
-    train(crosslayer, image_tree, tmp_path / "run", "--compile", "--mechanism", "se")
+    train(crosslayer, image_tree, tmp_path / "run", "--compile", "on", "--mechanism", "se")
     assert "_orig_mod" not in "".join(weights(tmp_path / "run"))

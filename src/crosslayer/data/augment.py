@@ -29,16 +29,12 @@ def draw(generator: torch.Generator, count: int, pad: int, flip: bool) -> Draws:
 
 def crop_and_flip(pixels: Pixels, draws: Draws, pad: int) -> Pixels:
     """Pads with black on all sides, cuts the original size out at each image's offset, mirrors where flipped."""
-    batch, channels, height, width = pixels.shape
-    device = pixels.device
-    top, left, flipped = (part.to(device, non_blocking=True)[:, None] for part in draws)
-    rows = top + torch.arange(height, device=device)
-    columns = left + torch.arange(width, device=device)
-    columns = torch.where(flipped, columns.flip(1), columns)
-    padded = F.pad(pixels, (pad, pad, pad, pad))
-    image = torch.arange(batch, device=device)[:, None, None, None]
-    channel = torch.arange(channels, device=device)[None, None, None, :]
-    return padded[image, channel, rows[:, :, None, None], columns[:, None, :, None]].permute(0, 3, 1, 2)
+    batch, _, height, width = pixels.shape
+    top, left, flipped = (part.to(pixels.device, non_blocking=True) for part in draws)
+    padded = F.pad(pixels, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
+    windows = padded.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)  # of every offset: a view
+    cropped = windows[torch.arange(batch, device=pixels.device), top, left]
+    return torch.where(flipped[:, None, None, None], cropped.flip(2), cropped).permute(0, 3, 1, 2)
 
 
 def normalise(pixels: Pixels, mean: Sequence[float], std: Sequence[float]) -> Float[Tensor, "batch 3 height width"]:

@@ -19,6 +19,17 @@ def generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(seeded(*key))
 
 
+def seed_device(device: torch.device, *key: int) -> None:
+    """PyTorch's own generators of the CPU and of the device in use.
+
+    torch.manual_seed would seed every device there is, and take a tenth of a millisecond for kinds that there are not.
+    """
+    seed = seeded(*key)
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
 def seed_global_generators(*key: int) -> None:
     """Python's, NumPy's and PyTorch's own CPU generators, which library transforms draw from."""
     seed = seeded(*key)

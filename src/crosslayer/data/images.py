@@ -16,6 +16,8 @@ from crosslayer.data.split import Split
 
 LoaderName = Literal["auto", "resident", "stream"]
 RESIDENT_BYTES = 2 << 30
+TOGETHER_BYTES = 4 << 20
+"""Pixels of small batches that are worked on together: on a GPU an operation on few costs what one on many does."""
 PREFETCH = 4
 
 Indices = Int64[Tensor, " _"]
@@ -31,6 +33,9 @@ class Batch(NamedTuple):
 
 class Images(ABC):
     """A split that hands out batches."""
+
+    together: int = 1
+    """Images that are best asked for at once, in batches of several steps."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -57,6 +62,7 @@ class ResidentImages(Images):
     def __init__(self, pixels: Pixels, labels: np.ndarray, device: torch.device) -> None:
         self.pixels = pixels.to(device)
         self.labels = torch.from_numpy(labels).to(device)
+        self.together = max(1, TOGETHER_BYTES // pixels[0].numel())
 
     def __len__(self) -> int:
         return len(self.labels)

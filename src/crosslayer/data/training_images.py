@@ -66,12 +66,27 @@ class PadCrops(TrainingImages[Batch]):
         return len(self.images)
 
     def batches(self, plan: Iterable[Part]) -> Generator[Batch]:
-        """Every part with its own share of the global batch's draws."""
-        ahead, parts = itertools.tee(plan)
-        for batch, part in zip(self.images.batches(part.indices for part in ahead), parts, strict=True):
-            draws = draw(generator(part.key[0], AUGMENTATION, part.key[1], part.step), part.whole, self.pad, self.flip)
-            own = Draws(*(values[part.first : part.first + len(part.indices)] for values in draws))
-            yield Batch(crop_and_flip(batch.pixels, own, self.pad), batch.labels)
+        """Every part with its own share of the global batch's draws; small parts are cut out several at once."""
+        ahead, groups = itertools.tee(self.grouped(plan))
+        wanted = (torch.cat([part.indices for part in group]) for group in ahead)
+        for batch, group in zip(self.images.batches(wanted), groups, strict=True):
+            draws = Draws(*map(torch.cat, zip(*map(self.draws, group), strict=True)))
+            sizes = [len(part.indices) for part in group]
+            cropped = crop_and_flip(batch.pixels, draws, self.pad)
+            yield from map(Batch, cropped.split(sizes), batch.labels.split(sizes))
+
+    def grouped(self, plan: Iterable[Part]) -> Generator[list[Part]]:
+        """The plan in as many parts at once as the images are best asked for."""
+        parts = iter(plan)
+        for part in parts:
+            others = self.images.together // len(part.indices) - 1
+            yield [part, *itertools.islice(parts, max(0, others))]
+
+    def draws(self, part: Part) -> Draws:
+        """A part's share of what chance decides for the global batch."""
+        chance = generator(part.key[0], AUGMENTATION, part.key[1], part.step)
+        drawn = draw(chance, part.whole, self.pad, self.flip)
+        return Draws(*(values[part.first : part.first + len(part.indices)] for values in drawn))
 
     def close(self) -> None:
         """Nothing does."""

@@ -25,6 +25,8 @@ def check_detection(recipe: "DetectionRecipe") -> None:
         raise UsageError(f"--multi-scale has {min(recipe.multi_scale)}; sides are of at least 32 pixels")
     if recipe.multi_scale and recipe.jitter:
         raise UsageError("--multi-scale and --jitter are two ways to scale images: give one of them")
+    if recipe.compile == "graphs":
+        raise UsageError("--compile graphs needs images of one size, which detectors do not have; use --compile on")
 
 
 def check_start(recipe: "DetectionRecipe") -> None:

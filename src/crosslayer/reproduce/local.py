@@ -15,6 +15,8 @@ from crosslayer.reproduce.plan import Planned
 from crosslayer.training.interruption import InterruptedRun, Interruption
 
 LOGS = "logs"
+THREADS = ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
+"""Variables that say how many threads compute, and how many processes compile."""
 PATIENCE = 0.2
 """Seconds between looks at the processes."""
 Tell = Callable[[str], None]
@@ -51,6 +53,9 @@ def run_locally(runs: Sequence[Planned], jobs: int, launch: Sequence[str], tell:
         InterruptedRun: a signal came; it was passed on and all runs under way have saved.
     """
     waiting, failures, active = list(runs), [], dict[int, Active]()
+    jobs = min(jobs, len(runs))
+    if advice := on_sharing(jobs):
+        tell(advice)
     with Interruption() as interruption:
         try:
             while active or (waiting and not interruption.number):
@@ -89,12 +94,24 @@ def start(run: Planned, slot: int, jobs: int, launch: Sequence[str]) -> Active:
 
 def share_of_machine(slot: int, jobs: int) -> dict[str, str]:
     """Environment variables that give each of `jobs` its part of the cores, and its GPU where there are several."""
-    share: dict[str, str] = {}
-    if "OMP_NUM_THREADS" not in os.environ:
-        share["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    cores = str(max(1, own_cores() // jobs))
+    share = {name: cores for name in THREADS if name not in os.environ}
     if jobs > 1 and torch.cuda.device_count() > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
         share["CUDA_VISIBLE_DEVICES"] = str(slot % torch.cuda.device_count())
     return share
+
+
+def on_sharing(jobs: int) -> str | None:
+    """What to know where several runs share a GPU."""
+    gpus = torch.cuda.device_count()
+    if not 0 < gpus < jobs:
+        return None
+    return f"{jobs} runs share {gpus} GPU{'s' * (gpus > 1)}: at the same time where NVIDIA's MPS runs, else in turn"
+
+
+def own_cores() -> int:
+    """Cores that this process may use, which a container or a scheduler may have made fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def stop(active: dict[int, Active]) -> None:

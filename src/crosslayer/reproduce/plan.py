@@ -13,7 +13,7 @@ from crosslayer.reproduce.choice import chosen_cells
 from crosslayer.reproduce.study import Cell, Study
 from crosslayer.training.recipe import TrainingRecipe
 from crosslayer.training.recipes import RECIPES
-from crosslayer.training.run_directory import RECIPE, SUMMARY, parsed
+from crosslayer.training.run_directory import RECIPE, SUMMARY, parsed, present_fields
 
 RUNS = "runs"
 State = Literal["finished", "broken", "absent"]
@@ -48,7 +48,7 @@ class Planned:
         """
         if not (self.path / RECIPE).exists():
             return "absent"
-        stored = parsed(self.path / RECIPE, json.loads)["recipe"]
+        stored = present_fields(parsed(self.path / RECIPE, json.loads)["recipe"])
         ours = json.loads(json.dumps(dataclasses.asdict(self.recipe)))
         for name in ours.keys() - {"data"}:
             if stored.get(name) != ours[name]:

@@ -5,14 +5,15 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from crosslayer.data.chance import MODEL, seeded
 from crosslayer.detection.recipe import DetectionRecipe
 from crosslayer.training import checkpoint
-from crosslayer.training.networks import build_model, compile_model, placed
+from crosslayer.training.average import Average
+from crosslayer.training.compilation import compile_model
+from crosslayer.training.networks import build_model, placed
 from crosslayer.training.recipe import Recipe, TrainingRecipe
 
 BACKBONE, GRAFT = "backbone", "graft"
@@ -24,8 +25,10 @@ class Learner(NamedTuple):
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    average: ModelEmaV3 | None
+    average: Average | None
     """Follows the network's weights and statistics, if the recipe says so."""
+    graphs: bool = False
+    """Whether the network runs as CUDA graphs, which leave outputs and gradients in memory they will write to again."""
 
     def set_rates(self, recipe: TrainingRecipe, factor: float) -> None:
         """Every group's learning rate: its own of the recipe, times the schedule's factor."""
@@ -42,6 +45,19 @@ class Learner(NamedTuple):
         for module in self.model.modules():
             if isinstance(module, _BatchNorm) and not learning & set(module.parameters(recurse=False)):
                 module.eval()
+
+    def begin_pass(self) -> None:
+        """Before a pass forward: what CUDA graphs left in their memory may be overwritten."""
+        if self.graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+
+    def keep_gradients(self) -> None:
+        """After a part's pass backward: its gradients outlive the next part's, which are added to them."""
+        if not self.graphs:
+            return
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.clone()
 
     def drop_backbone_gradients(self) -> None:
         """A frozen backbone gets no update: neither gradient nor decay nor momentum.
@@ -67,18 +83,19 @@ def build_learner(
     if state:
         checkpoint.restore(model, state["raw"] or state["model"], run)
     model = placed(model, recipe, accelerator.device)
-    average = ModelEmaV3(model, recipe.ema, use_warmup=True) if recipe.ema else None
+    average = Average(model, recipe.ema) if recipe.ema else None
     if average and state:
         checkpoint.restore(average.module, state["model"], run)
-    if recipe.compile:
+    if recipe.compile != "off":
         compile_model(model, recipe)
     optimizer = build_optimizer(model, recipe)
     if state:
         optimizer.load_state_dict(state["optimizer"])
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
-    model, optimizer = accelerator.prepare(model, optimizer)
-    return Learner(model, optimizer, average)
+    model, prepared = accelerator.prepare(model, optimizer)
+    # Its own optimizer, since accelerate's wrapper looks for a package on the disk at every step.
+    return Learner(model, prepared.optimizer, average, graphs=recipe.compile == "graphs")
 
 
 def build_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:

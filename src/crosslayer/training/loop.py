@@ -2,16 +2,14 @@
 
 import math
 import time
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast
-from torch import Tensor, nn
+from torch import Tensor
 
 from crosslayer.console import console
-from crosslayer.data.chance import MODEL, seeded
 from crosslayer.files import write_json
 from crosslayer.training.display import Display
 from crosslayer.training.interruption import InterruptedRun, Interruption
@@ -23,6 +21,7 @@ from crosslayer.training.run_directory import SUMMARY, RunDirectory
 from crosslayer.training.schedule import final_step
 from crosslayer.training.scores import SCORES
 from crosslayer.training.sitting import Sitting, prepare
+from crosslayer.training.step import training_step
 
 CHECK_EVERY = 20
 """Steps between looks at the losses on a GPU, where a look waits for the device."""
@@ -99,38 +98,6 @@ def train_epoch(sitting: Sitting, last_step: int, display: Display, interruption
                 if saves:
                     save(sitting)
                 stop_if_interrupted(sitting, interruption)
-
-
-def training_step(sitting: Sitting, parts: list[Any]) -> Tensor:
-    """One optimizer step over this process's parts of a batch: what it was measured by, the loss first."""
-    recipe, accelerator, progress, learner = sitting.recipe, sitting.accelerator, sitting.progress, sitting.learner
-    learner.set_rates(recipe, sitting.task.rate_factor(progress.step, sitting.stream.steps_per_epoch))
-    total = torch.zeros(len(sitting.task.measures), device=accelerator.device)
-    for share, part in enumerate(parts):
-        key = recipe.seed, progress.epoch, progress.step_in_epoch, sitting.stream.shares.first + share
-        torch.manual_seed(seeded(key[0], MODEL, *key[1:]))
-        with synchronised(accelerator, learner.model, share == len(parts) - 1):
-            loss, measured = sitting.task.loss(learner.model, part, key)
-            accelerator.backward(loss / len(parts))
-        total += measured
-    update_weights(sitting)
-    return total
-
-
-def update_weights(sitting: Sitting) -> None:
-    """What the gradients change, and the average of it."""
-    learner, progress = sitting.learner, sitting.progress
-    if progress.epoch < sitting.recipe.freeze_epochs:
-        learner.drop_backbone_gradients()
-    learner.optimizer.step()
-    learner.optimizer.zero_grad()
-    if learner.average:
-        learner.average.update(sitting.accelerator.unwrap_model(learner.model), step=progress.step + 1)
-
-
-def synchronised(accelerator: Accelerator, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
-    """Gradients are averaged over the processes with the last part only."""
-    return nullcontext() if last else accelerator.no_sync(model)
 
 
 def collect(sitting: Sitting, measured: list[Tensor]) -> None:

@@ -36,11 +36,3 @@ def placed(model: nn.Module, recipe: TrainingRecipe, device: torch.device) -> nn
     """The network on a device, in the recipe's memory format."""
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     return model.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]  # torch's stub lacks it
-
-
-def compile_model(model: nn.Module, recipe: TrainingRecipe) -> None:
-    """Compiles a network in place; of a detector, the part that is the same for every image."""
-    if isinstance(recipe, DetectionRecipe):
-        model.get_submodule("backbone.body").compile(dynamic=True)
-    else:
-        model.compile()

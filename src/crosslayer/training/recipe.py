@@ -11,6 +11,7 @@ from crosslayer.training.validation import check
 NO_DATA = ""
 """A recipe whose data only the user has."""
 Precision = Literal["fp32", "bf16", "fp16"]
+Compilation = Literal["off", "on", "graphs"]
 TaskName = Literal["classification", "detection"]
 
 
@@ -64,8 +65,8 @@ class TrainingRecipe:
     """Seeds the weights, the order of the images, their augmentation and drop path."""
     precision: Precision = "fp32"
     """Arithmetic: full, or automatic mixed precision."""
-    compile: bool = False
-    """Compile the network with torch.compile."""
+    compile: Compilation = "off"
+    """Compile the network with torch.compile; `graphs`: and launch its kernels together, as CUDA graphs (GPUs only)."""
     channels_last: bool = True
     """Memory format of maps and kernels; faster almost everywhere."""
 

@@ -83,7 +83,7 @@ class RunDirectory:
             raise UsageError(f"run directory {self.path} {state}")
         try:
             content = parsed(self.path / RECIPE, json.loads)
-            fields = {key: as_tuple(value) for key, value in content["recipe"].items()}
+            fields = {key: as_tuple(value) for key, value in present_fields(content["recipe"]).items()}
             facts = {key: as_tuple(value) for key, value in content["data"].items()}
             recipe = RECIPE_TYPES[content.get("task", Recipe.task)](**fields)
             return content["name"], recipe, DataFacts(**facts)
@@ -115,6 +115,12 @@ def parsed(file: Path, parse: Callable[[str], Any]) -> Any:
         return parse(file.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FailedError(f"{file} is damaged: {error}") from error
+
+
+def present_fields(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored recipe's fields as recipes have them now: `compile` was true or false before it was a choice of ways."""
+    compiled = stored.get("compile")
+    return stored | {"compile": "on" if compiled else "off"} if isinstance(compiled, bool) else stored
 
 
 def as_tuple(value: Any) -> Any:

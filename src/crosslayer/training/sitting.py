@@ -10,6 +10,7 @@ from crosslayer.console import console
 from crosslayer.data.stream import Shares, TrainingStream
 from crosslayer.training import checkpoint
 from crosslayer.training.checkpoint import Progress
+from crosslayer.training.compilation import check_compilation
 from crosslayer.training.device import start_accelerator
 from crosslayer.training.environment import describe_environment
 from crosslayer.training.launch import Launch
@@ -44,6 +45,7 @@ def prepare(name: str, recipe: TrainingRecipe, launch: Launch) -> Sitting:
         run.check_free(launch.overwrite)
     build_model(recipe, num_classes=2)  # a wrong name is told before any data is read
     accelerator = start_accelerator(launch.device, recipe.precision)
+    check_compilation(recipe, accelerator.device)
     task = load_task(name, recipe, launch, accelerator, run.read()[2] if launch.resume else None)
     stream = TrainingStream(
         task.images,

@@ -7,7 +7,7 @@ from typing import Any
 
 from crosslayer.errors import FailedError, UsageError
 from crosslayer.training.recipes import RECIPES
-from crosslayer.training.run_directory import ENVIRONMENT, METRICS, RECIPE, SUMMARY, parsed
+from crosslayer.training.run_directory import ENVIRONMENT, METRICS, RECIPE, SUMMARY, parsed, present_fields
 
 STUDY = "study.json"
 """How the files end that `crosslayer reproduce` leaves for the page."""
@@ -92,7 +92,7 @@ def read_run(path: Path, folder: Path) -> RunFacts:
     return RunFacts(
         path.relative_to(folder).as_posix() if path != folder else path.name,
         stored["name"],
-        stored["recipe"],
+        present_fields(stored["recipe"]),
         stored["data"]["classes"],
         parsed(path / ENVIRONMENT, json.loads) if (path / ENVIRONMENT).exists() else {},
         parsed(metrics, lambda text: [json.loads(line) for line in text.splitlines()]) if metrics.exists() else [],
