@@ -7,6 +7,9 @@
 
 #include <cstdint>
 #include <cstring>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 #define INLINE __attribute__((always_inline)) inline  // into loops over a row
 #define RARE __attribute__((noinline, cold))
@@ -35,9 +38,16 @@ INLINE void load(const BFloat16 *from, Vec<float> &to) {
 
 INLINE void store(const Vec<float> &from, float *to) { std::memcpy(to, &from, sizeof from); }
 INLINE void store(const Vec<double> &from, double *to) { std::memcpy(to, &from, sizeof from); }
+#ifdef __AVX512BF16__
+INLINE void store(const Vec<float> &from, BFloat16 *to) {  // to nearest, ties to even; subnormal numbers become zero
+    const __m256bh halves = _mm512_cvtneps_pbh((__m512)from);
+    std::memcpy(to, &halves, sizeof halves);
+}
+#else
 INLINE void store(const Vec<float> &from, BFloat16 *to) {
     Words bits = (Words)from;
     Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
     Halves halves = __builtin_convertvector(from == from ? rounded : Words{} + 0x7fc0, Halves);
     std::memcpy(to, &halves, sizeof halves);
 }
+#endif
