@@ -93,11 +93,13 @@ def _(gradient, values, factors, weight, bias, *others):
     return new_map(values[0]), factors.new_empty(factors.shape), torch.empty_like(weight), torch.empty_like(bias)
 
 
-def exact_norm(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, keep: Tensor | None, epsilon):
+def exact_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, keep: Tensor | None, epsilon: float
+) -> Norm:
     """In the precision of the arithmetic."""
     exact = accumulator(x)
     kept = None if keep is None else keep.to(exact)
-    return Norm(*(row.to(exact) for row in (weight, bias, mean, variance)), kept, epsilon)
+    return Norm(weight.to(exact), bias.to(exact), mean.to(exact), variance.to(exact), kept, epsilon)
 
 
 def keep_inputs(ctx, inputs, output) -> None:
