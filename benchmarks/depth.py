@@ -6,7 +6,11 @@
 Measures, for every depth and mechanism, one stage of equal bottlenecks on noise and prints milliseconds per block; for
 each mechanism also by how much that grows with every stored layer that a block reads on average, (depth + 1) / 2 of
 them in the B forms (a straight line through all depths). Beside it stands the time of one read of one map, measured by
-the pass that takes a map's mean: the B forms' forward pass reads every stored layer once to evaluate.
+the pass that takes a map's mean, over as many maps in turn as the deepest stage stores, so that they are as far from
+the processor as stored layers are: the B forms' forward pass reads every stored layer once to evaluate.
+
+On a CPU the first touch of new memory costs several times what reading does, and deep stages touch more. To see the
+passes alone, let glibc keep what is freed: MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_MMAP_THRESHOLD_=4000000000.
 
 Depths and mechanisms are measured in turn, forth and back, `--rounds` times; the fastest round counts.
 """
@@ -15,6 +19,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,6 +99,14 @@ def measured(steps: dict[Case, Callable[[], None]], rounds: int, device: torch.d
     return best
 
 
+def read_time(x: Tensor, count: int) -> float:
+    """Milliseconds for one read of one of so many maps, read in turn; the least of five times through."""
+    maps = [x.clone() for _ in range(count)]
+    return (
+        min(sum(seconds(partial(global_average_pool, map_), x.device) for map_ in maps) for _ in range(5)) * 1e3 / count
+    )
+
+
 def growth(times: dict[Case, float], mechanism: str) -> float:
     """Milliseconds per block for each further stored layer that a block reads on average."""
     points = {(case.depth + 1) / 2: value for case, value in times.items() if case.mechanism == mechanism}
@@ -128,7 +141,7 @@ def main() -> None:
     x = x.contiguous(memory_format=torch.channels_last)
     cases = [Case(name, depth) for depth in options.depths for name in options.mechanisms]
     steps = {case: work(case, x, options.width, options.training) for case in cases}
-    reading = min(1e3 * seconds(lambda: global_average_pool(x), device) for _ in range(20))
+    reading = read_time(x, max(options.depths))
     times = measured(steps, options.rounds, device)
     print_table(times, options, reading)
     if options.plot:
