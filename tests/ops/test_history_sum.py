@@ -103,3 +103,24 @@ def test_ops_are_well_registered(device: str, layout: str):
     torch.library.opcheck(fused.fused_backward, (incoming.to(device), values, scales))
     torch.library.opcheck(claims.claims, (values[0].clone().requires_grad_(), 2))
     torch.library.opcheck(claims.settle, (values, scales))
+
+
+def test_several_blocks_read_one_value_and_one_claim_is_left(device: str):
+    """What the value receives is the sum over its readers; a block that never comes sends nothing."""
+    values, weights, _, incoming = case((2, 6, 5, 7), 2)
+
+    def gradients(impl: str) -> list[Tensor]:
+        first, second = (laid_out(x, "channels_last").to(device).requires_grad_() for x in values)
+        with implementation(impl):
+            old, new = store_value(first, 3), store_value(second, 2)
+            out = history_sum([old], weights[..., :1].to(device)) + history_sum([old, new], weights.to(device))
+        return list(torch.autograd.grad(out, [first, second], incoming.to(device)))
+
+    for one, other in zip(gradients("fused"), gradients("reference"), strict=True):
+        assert_close(one, other.cpu(), torch.float64, "shared value")
+
+
+def test_more_readers_than_a_value_was_stored_for_are_refused(device: str):
+    values, weights, _, _ = case((2, 6, 5, 7), 2)
+    with implementation("fused"), pytest.raises(AssertionError, match="fewer readers than it has"):
+        history_sum([store_value(value.to(device), 1) for value in values], weights.to(device))
