@@ -104,8 +104,8 @@ def test_raw_values_are_never_rewritten():
     first = None
     for t, x in enumerate(outputs):
         _, state = mechanism.merge(t, x, x, state)
-        first = state.values[0].clone() if first is None else first
-        assert torch.equal(state.values[0], first)
+        first = state.values[0].of.clone() if first is None else first
+        assert torch.equal(state.values[0].of, first)
 
 
 @pytest.mark.mistyped

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from crosslayer.ops import history_sum, implementation
+from crosslayer.ops import StoredValue, history_sum, implementation, store_value
+from crosslayer.ops.fused import claims
 from crosslayer.ops.fused import history_sum as fused
 from tests.ops.maps import LAYOUTS, SIZES, TOLERANCE, assert_close, laid_out, noise, refused
 
@@ -24,8 +25,13 @@ def run(impl: str, values: list[Tensor], weights: Tensor, scales: Tensor, incomi
     """The sum and the gradients of everything."""
     leaves = [x.detach().requires_grad_() for x in (*values, weights, scales)]
     with implementation(impl):
-        out = history_sum(leaves[: len(values)], *leaves[len(values) :])
+        out = history_sum(stored(leaves[: len(values)]), *leaves[len(values) :])
     return [out, *torch.autograd.grad(out, leaves, incoming)]
+
+
+def stored(values: list[Tensor]) -> list[StoredValue]:
+    """As blocks leave them, each of which is read up to here."""
+    return [store_value(value, len(values) - m) for m, value in enumerate(values)]
 
 
 def check(device: str, shape: tuple[int, ...], layers: int, dtype: torch.dtype, layout: str) -> None:
@@ -81,7 +87,7 @@ def test_only_the_inputs_are_kept(device: str):
         implementation("fused"),
         torch.autograd.graph.saved_tensors_hooks(lambda x: kept.add(x.data_ptr()), lambda x: x),
     ):
-        history_sum(values, weights.to(device))
+        history_sum(stored(values), weights.to(device))
     assert len(kept - {x.data_ptr() for x in values}) <= 1  # the factors
 
 
@@ -89,7 +95,32 @@ def test_only_the_inputs_are_kept(device: str):
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by opcheck itself
 def test_ops_are_well_registered(device: str, layout: str):
     values, _, scales, incoming = case((2, 3, 2, 2), 2)
-    values = [laid_out(x, layout).to(device).requires_grad_() for x in values]
-    torch.library.opcheck(fused.fused, (values, scales.to(device).requires_grad_()))
-    detached = [x.detach() for x in values]
-    torch.library.opcheck(fused.fused_backward, (incoming.to(device), detached, scales.detach().to(device)))
+    values = [laid_out(x, layout).to(device) for x in values]
+    scales = scales.to(device)
+    shares, claimed = ([claim[i] for claim in (claims.claims_on(x, 1)[0] for x in values)] for i in (0, 1))
+    leaves = ([x.requires_grad_() for x in shares], [x.requires_grad_() for x in claimed])
+    torch.library.opcheck(fused.fused, (values, scales.clone().requires_grad_(), *leaves))
+    torch.library.opcheck(fused.fused_backward, (incoming.to(device), values, scales))
+    torch.library.opcheck(claims.claims, (values[0].clone().requires_grad_(), 2))
+    torch.library.opcheck(claims.settle, (values, scales))
+
+
+def test_several_blocks_read_one_value_and_one_claim_is_left(device: str):
+    """What the value receives is the sum over its readers; a block that never comes sends nothing."""
+    values, weights, _, incoming = case((2, 6, 5, 7), 2)
+
+    def gradients(impl: str) -> list[Tensor]:
+        first, second = (laid_out(x, "channels_last").to(device).requires_grad_() for x in values)
+        with implementation(impl):
+            old, new = store_value(first, 3), store_value(second, 2)
+            out = history_sum([old], weights[..., :1].to(device)) + history_sum([old, new], weights.to(device))
+        return list(torch.autograd.grad(out, [first, second], incoming.to(device)))
+
+    for one, other in zip(gradients("fused"), gradients("reference"), strict=True):
+        assert_close(one, other.cpu(), torch.float64, "shared value")
+
+
+def test_more_readers_than_a_value_was_stored_for_are_refused(device: str):
+    values, weights, _, _ = case((2, 6, 5, 7), 2)
+    with implementation("fused"), pytest.raises(AssertionError, match="fewer readers than it has"):
+        history_sum([store_value(value.to(device), 1) for value in values], weights.to(device))

@@ -8,11 +8,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosslayer.ops import get_implementation, history_sum, implementation, selection, set_implementation
+from crosslayer.ops import (
+    get_implementation,
+    implementation,
+    selection,
+    set_implementation,
+    store_value,
+)
+from crosslayer.ops import (
+    history_sum as sum_of_stored,
+)
 from crosslayer.ops.native import compiler
 
 VALUES = [torch.ones(1, 2, 2, 2).contiguous(memory_format=torch.channels_last)]
 WEIGHTS = torch.ones(1, 1, 1)
+
+
+def history_sum(values: list[torch.Tensor], weights: torch.Tensor) -> torch.Tensor:
+    """Of values that are stored and read once."""
+    return sum_of_stored([store_value(value, 1) for value in values], weights)
 
 
 @pytest.fixture

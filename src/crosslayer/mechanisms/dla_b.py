@@ -29,9 +29,9 @@ from crosslayer.mechanisms.cells import CELLS, ActivationName, CellName, Context
 from crosslayer.mechanisms.forms import FORMS, normalised_prefix
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register, unknown_name
 from crosslayer.mechanisms.module_list import TypedModuleList
-from crosslayer.mechanisms.mrla_b import append_layer, stack_attention
+from crosslayer.mechanisms.mrla_b import append_layer, readers, stack_attention
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head, check_attention_options
-from crosslayer.ops import global_average_pool, history_sum, history_weights
+from crosslayer.ops import StoredValue, global_average_pool, history_weights, store_value
 from crosslayer.ops.shapes import HeadWeights, History, InputMap, Map, Prefix
 
 ContextName = Literal["per_sample", "first_sample"]
@@ -78,7 +78,7 @@ class State(NamedTuple):
     """The blocks so far: the context, raw values, what refreshes have made of them, and each block's attention."""
 
     context: Context | None
-    values: list[Map]
+    values: list[StoredValue]
     stored: Stored | None
     weights: list[HeadWeights]
 
@@ -91,7 +91,7 @@ class DLABase(Mechanism[State]):
         super().__init__(shape, config)
         form, channels, blocks = FORMS[shape.layout], shape.channels, range(shape.depth)
         self.head_channels = channels_per_head(channels, config.head_channels or form.head_channels)
-        self.window = form.window or shape.depth
+        self.depth, self.window = shape.depth, form.window or shape.depth
         self.seen_context = CONTEXTS[config.context]
         reduction = config.reduction or published_reduction(shape)
         self.cell = CELLS[config.cell](channels, reduction, config.activation)
@@ -115,10 +115,10 @@ class DLABase(Mechanism[State]):
         query, key = projection.query_key(pooled)
         value = projection.value(x)
         stored = store(stored, key, global_average_pool(value))
-        values = [*state.values, value]
+        values = [*state.values, store_value(value, readers(t, self.window, self.depth))]
         weights = history_weights(query, stored.keys, self.head_channels)
-        branch = self.branches[t](history_sum(values, weights, stored.gates))
-        return out + branch, State(context, values, stored, [*state.weights, weights])
+        merged = self.branches[t].merge(out, values, weights, stored.gates)
+        return merged, State(context, values, stored, [*state.weights, weights])
 
     def refresh(self, stored: Stored, context: Context) -> Stored:
         """The backward path: one step of the cell gates every stored key and value."""

@@ -13,10 +13,10 @@ import dataclasses
 from collections.abc import Callable
 
 import torch.nn.functional as F
-from timm.layers.drop import DropPath
 from timm.layers.norm import LayerNorm2d
 from torch import nn
 
+from crosslayer.mechanisms.base_branch import BaseBranch, MapBaseBranch, TokenBaseBranch
 from crosslayer.mechanisms.interface import LayoutName
 from crosslayer.mechanisms.light_branch import LightBranch, MapBranch, TokenBranch
 from crosslayer.ops.shapes import Prefix
@@ -33,18 +33,8 @@ class Form:
     """Before the attention."""
     light_branch: Callable[[int, float, float], LightBranch]
     """The merge and what follows it, in the light forms."""
-    base_branch: Callable[[int, float], nn.Sequential]
-    """After it, in the base forms."""
-
-
-def map_base_branch(channels: int, drop_path: float) -> nn.Sequential:
-    """DropPath(ReLU(BN(·)))."""
-    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True), DropPath(drop_path))
-
-
-def token_branch(_channels: int, drop_path: float) -> nn.Sequential:
-    """DropPath(·)."""
-    return nn.Sequential(DropPath(drop_path))
+    base_branch: Callable[[int, float], BaseBranch]
+    """The sum over stored layers and what follows it, in the base forms."""
 
 
 def no_norm(_channels: int) -> nn.Module:
@@ -58,8 +48,8 @@ def layer_norm(channels: int) -> nn.Module:
 
 
 FORMS: dict[LayoutName, Form] = {
-    "maps": Form(32, None, no_norm, MapBranch, map_base_branch),
-    "tokens": Form(16, 4, layer_norm, TokenBranch, token_branch),
+    "maps": Form(32, None, no_norm, MapBranch, MapBaseBranch),
+    "tokens": Form(16, 4, layer_norm, TokenBranch, TokenBaseBranch),
 }
 
 

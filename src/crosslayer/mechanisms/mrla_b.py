@@ -21,7 +21,7 @@ from crosslayer.mechanisms.forms import FORMS, normalised_prefix
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head, check_attention_options
-from crosslayer.ops import global_average_pool, history_sum, history_weights
+from crosslayer.ops import StoredValue, global_average_pool, history_weights, store_value
 from crosslayer.ops.shapes import GrowingWeights, HeadWeights, History, InputMap, LongerHistory, Map, Prefix, Vector
 
 
@@ -45,7 +45,7 @@ class Config:
 class State(NamedTuple):
     """The blocks so far: raw values, keys, and each block's attention."""
 
-    values: list[Map]
+    values: list[StoredValue]
     keys: History | None
     weights: list[HeadWeights]
 
@@ -58,7 +58,7 @@ class MRLABase(Mechanism[State]):
         super().__init__(shape, config)
         form, channels, blocks = FORMS[shape.layout], shape.channels, range(shape.depth)
         self.head_channels = channels_per_head(channels, config.head_channels or form.head_channels)
-        self.window = form.window or shape.depth
+        self.depth, self.window = shape.depth, form.window or shape.depth
         self.norms = TypedModuleList(form.norm(channels) for _ in blocks)
         self.projections = TypedModuleList(QueryKeyValue(channels) for _ in blocks)
         self.branches = TypedModuleList(form.base_branch(channels, config.drop_path) for _ in blocks)
@@ -73,11 +73,10 @@ class MRLABase(Mechanism[State]):
         if t % self.window == 0:
             state = State([], None, state.weights)
         query, key = projection.query_key(global_average_pool(x))
-        values = [*state.values, projection.value(x)]
+        values = [*state.values, store_value(projection.value(x), readers(t, self.window, self.depth))]
         keys = append_layer(state.keys, key)
         weights = history_weights(query, keys, self.head_channels)
-        branch = self.branches[t](history_sum(values, weights))
-        return out + branch, State(values, keys, [*state.weights, weights])
+        return self.branches[t].merge(out, values, weights), State(values, keys, [*state.weights, weights])
 
     def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:
         """Adds a class token's normalised copy to it."""
@@ -86,6 +85,11 @@ class MRLABase(Mechanism[State]):
     def attention(self, state: State) -> Tensor:
         """The softmax weights, zero above the diagonal."""
         return stack_attention(state.weights)
+
+
+def readers(t: int, window: int, depth: int) -> int:
+    """How many blocks read what block t stores: itself and those after it, until all is forgotten or the stage ends."""
+    return min(window - t % window, depth - t)
 
 
 def append_layer(history: History | None, new: Vector) -> LongerHistory:

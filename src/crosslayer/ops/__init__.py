@@ -1,6 +1,7 @@
 """Arithmetic without parameters: each op's meaning, its plain PyTorch reference, and for some a fused form."""
 
-from crosslayer.ops.history import history_sum, history_weights
+from crosslayer.ops.history import StoredValue, history_sum, history_weights, store_value
+from crosslayer.ops.history_sum_norm import history_sum_norm
 from crosslayer.ops.light_merge import head_gate, light_merge
 from crosslayer.ops.light_merge_norm import Normalisation, light_merge_norm
 from crosslayer.ops.pooling import KnownPool, global_average_pool, pool_of
@@ -9,14 +10,17 @@ from crosslayer.ops.selection import get_implementation, implementation, set_imp
 __all__ = [
     "KnownPool",
     "Normalisation",
+    "StoredValue",
     "get_implementation",
     "global_average_pool",
     "head_gate",
     "history_sum",
+    "history_sum_norm",
     "history_weights",
     "implementation",
     "light_merge",
     "light_merge_norm",
     "pool_of",
     "set_implementation",
+    "store_value",
 ]

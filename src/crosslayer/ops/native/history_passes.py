@@ -1,4 +1,4 @@
-"""The two passes of `history_sum`: calls of history_sum.cpp."""
+"""The passes of `history_sum`: calls of history_sum.cpp."""
 
 import ctypes
 
@@ -9,23 +9,44 @@ from crosslayer.ops.fused.layout import accumulator
 from crosslayer.ops.native.types import address, call, lying, lying_as, size_of
 
 
+class History(ctypes.Structure):
+    """`History` of history.h."""
+
+    _fields_ = (
+        ("values", ctypes.c_void_p),
+        ("factors", ctypes.c_void_p),
+        ("layers", ctypes.c_int64),
+    )
+
+
+class Layers:
+    """Stored layers as the functions take them: maps with channels side by side, factors in exact numbers.
+
+    Holds what the addresses point to for as long as it lives.
+    """
+
+    def __init__(self, values: list[Tensor], factors: Tensor) -> None:
+        self.maps, self.factors = [lying(value) for value in values], exact(factors, values[0])
+        self.addresses = address_array(self.maps)
+        self.argument = History(ctypes.addressof(self.addresses), self.factors.data_ptr(), len(self.maps))
+
+
 def weighted_sum(values: list[Tensor], factors: Tensor) -> Tensor:
     """Σ_m f_m ⊙ V_m."""
-    maps, rows = [lying(value) for value in values], exact(factors, values[0])
-    out = torch.empty_like(maps[0])
-    arguments = (address_array(maps), address(rows), ctypes.c_int64(len(maps)), size_of(out), address(out))
-    call("history_sum", "weighted_sum", out.dtype, *arguments)
+    layers = Layers(values, factors)
+    out = torch.empty_like(layers.maps[0])
+    call("history_sum", "weighted_sum", out.dtype, layers.argument, size_of(out), address(out))
     return lying_as(values[0], out)
 
 
-def gradients(gradient: Tensor, values: list[Tensor], factors: Tensor) -> tuple[list[Tensor], Tensor]:
-    """dV_m and df."""
-    maps, rows, gradient = [lying(value) for value in values], exact(factors, values[0]), lying(gradient)
-    value_gradients, factor_gradients = [torch.empty_like(map_) for map_ in maps], torch.empty_like(rows)
-    arguments = (address_array(maps), address(rows), ctypes.c_int64(len(maps)), size_of(gradient))
-    outputs = (address_array(value_gradients), address(factor_gradients))
-    call("history_sum", "gradients", gradient.dtype, address(gradient), *arguments, *outputs)
-    return [lying_as(values[0], one) for one in value_gradients], factor_gradients
+def factor_gradients(gradient: Tensor, values: list[Tensor]) -> Tensor:
+    """df_m = Σ dout ⊙ V_m over each image's map."""
+    maps, gradient = [lying(value) for value in values], lying(gradient)
+    batch, channels = gradient.shape[:2]
+    out = gradient.new_empty((batch, len(maps), channels), dtype=accumulator(gradient))
+    arguments = (address(gradient), address_array(maps), ctypes.c_int64(len(maps)), size_of(gradient), address(out))
+    call("history_sum", "factor_gradients", gradient.dtype, *arguments)
+    return out
 
 
 def address_array(maps: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:

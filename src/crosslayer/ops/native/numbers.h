@@ -8,7 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#if defined(__AVX512F__) || defined(__AVX512BF16__)
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 

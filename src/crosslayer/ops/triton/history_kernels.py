@@ -37,20 +37,16 @@ def forward_kernel(
 
 @triton.jit
 def backward_kernel(
-    gradient, values, factors, value_gradients, partials,
+    gradient, values, partials,
     size, channels, tiles, stride_batch, stride_channel, stride_position,
     LAYERS: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """dV_m = f_m ⊙ dout and this tile's share of df_m = Σ dout · V_m: dout and every V_m read once."""
+    """This tile's share of df_m = Σ dout · V_m: dout and every V_m read once."""
     channel, offsets, inside = tile_offsets(size, channels, tiles, stride_channel, stride_position, POSITIONS, CHANNELS)
-    batch = (tl.program_id(0) // tiles).to(tl.int64)
-    start = batch * stride_batch
+    start = (tl.program_id(0) // tiles).to(tl.int64) * stride_batch
     present = channel < channels
     incoming = tl.load(gradient + start + offsets, mask=inside, other=0.0).to(ACC)
     for m in tl.static_range(LAYERS):
-        factor = tl.load(factors + (batch * LAYERS + m) * channels + channel, mask=present, other=0.0).to(ACC)
         value = tl.load(values[m] + start + offsets, mask=inside, other=0.0).to(ACC)
-        outgoing = (factor[None, :] * incoming).to(value_gradients[m].dtype.element_ty)
-        tl.store(value_gradients[m] + start + offsets, outgoing, mask=inside)
         share = (tl.program_id(0).to(tl.int64) * LAYERS + m) * channels
         tl.store(partials + share + channel, tl.sum(incoming * value, axis=0), mask=present)

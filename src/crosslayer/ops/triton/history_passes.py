@@ -15,7 +15,7 @@ from crosslayer.ops.triton.launch import ceil_divide, tile_of
 from crosslayer.ops.triton.types import TRITON_TYPES
 
 MOST_LAYERS = 64
-"""In one launch: a kernel's arguments have 4 KB, and the backward kernel takes two addresses per layer."""
+"""In one launch: a kernel's arguments have 4 KB, an address for each layer among them."""
 
 
 def weighted_sum(values: list[Tensor], factors: Tensor) -> Tensor:
@@ -24,10 +24,9 @@ def weighted_sum(values: list[Tensor], factors: Tensor) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 
-def gradients(gradient: Tensor, values: list[Tensor], factors: Tensor) -> tuple[list[Tensor], Tensor]:
-    """dV_m and df."""
-    parts = [gradients_of_group(gradient, values[group], factors[:, group]) for group in groups(values)]
-    return [map_ for maps, _ in parts for map_ in maps], torch.cat([part for _, part in parts], dim=1)
+def factor_gradients(gradient: Tensor, values: list[Tensor]) -> Tensor:
+    """df_m = Σ dout ⊙ V_m over each image's map."""
+    return torch.cat([factor_gradients_of_group(gradient, values[group]) for group in groups(values)], dim=1)
 
 
 def groups(values: list[Tensor]) -> list[slice]:
@@ -45,18 +44,16 @@ def sum_of_group(values: list[Tensor], factors: Tensor) -> Tensor:
     return out
 
 
-def gradients_of_group(gradient: Tensor, values: list[Tensor], factors: Tensor) -> tuple[list[Tensor], Tensor]:
+def factor_gradients_of_group(gradient: Tensor, values: list[Tensor]) -> Tensor:
     """One launch backward."""
     values = alike(values)
     batch, channels = values[0].shape[:2]
     gradient = gradient.contiguous(memory_format=layout_of(values[0]))
-    value_gradients = [new_map(value) for value in values]
     grid, sizes, options = launch(values, 4096)
-    partials = factors.new_empty((grid[0], len(values), channels), dtype=accumulator(values[0]))
-    arguments = (gradient, tuple(values), factors.contiguous(), tuple(value_gradients), partials)
+    partials = gradient.new_empty((grid[0], len(values), channels), dtype=accumulator(values[0]))
     kernel: Any = history_kernels.backward_kernel
-    kernel[grid](*arguments, *sizes, **options)
-    return value_gradients, partials.unflatten(0, (batch, sizes[2])).sum(1)
+    kernel[grid](gradient, tuple(values), partials, *sizes, **options)
+    return partials.unflatten(0, (batch, sizes[2])).sum(1)
 
 
 def alike(values: list[Tensor]) -> list[Tensor]:

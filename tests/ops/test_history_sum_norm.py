@@ -1,0 +1,150 @@
+"""The history sum normalised, rectified and added, against the float64 reference, forward and every gradient."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from crosslayer.ops import Normalisation, history_sum_norm, implementation, selection
+from crosslayer.ops.fused import claims
+from crosslayer.ops.fused import history_sum_norm as fused
+from tests.ops.maps import LAYOUTS, SIZES, TOLERANCE, assert_close, laid_out, noise, refused
+from tests.ops.test_history_sum import stored
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+FEW = [(2, 6, 5, 7), (3, 70, 2, 1), (2, 64, 3, 3)]
+"""Tiles that are not full, blocks that are not, and both that are."""
+
+
+def case(shape: tuple[int, ...], layers: int) -> dict[str, Tensor]:
+    """Maps, weights, scales, the affine map, running statistics, keep factors (one image dropped)."""
+    draw = noise()
+    batch, channels = shape[:2]
+    heads = next(heads for heads in (3, 2, 1) if channels % heads == 0)
+    maps = {f"V{m}": 2 + draw(*shape) for m in range(layers)}
+    keep = torch.full((batch, 1, 1, 1), 1.25, dtype=torch.float64)
+    keep[:1] = 0
+    rows = {
+        "w": 1 + draw(channels) / 4,
+        "b": draw(channels) / 2,
+        "mean": draw(channels),
+        "var": draw(channels) ** 2 + 1,
+    }
+    sums = {"a": draw(batch, heads, layers), "G": draw(batch, layers, channels)}
+    return {"x": draw(*shape)} | maps | sums | rows | {"keep": keep, "incoming": draw(*shape)}
+
+
+def run(impl: str, given: dict[str, Tensor], training: bool, keep: bool) -> dict[str, Tensor]:
+    """The output, the gradients of everything, and the running statistics it leaves behind."""
+    leaf = {name: one.detach().clone(memory_format=torch.preserve_format) for name, one in given.items()}
+    wanted = [name for name in leaf if name[0] in "xVaG" or name in ("w", "b")]
+    for name in wanted:
+        leaf[name].requires_grad_()
+    norm = Normalisation(leaf["w"], leaf["b"], leaf["mean"], leaf["var"], training, 0.1, 1e-5)
+    with implementation(impl):
+        values = stored([one for name, one in leaf.items() if name[0] == "V"])
+        out = history_sum_norm(leaf["x"], values, leaf["a"], leaf["G"], norm, leaf["keep"] if keep else None)
+    gradients = torch.autograd.grad(out, [leaf[name] for name in wanted], leaf["incoming"])
+    found = {"out": out, "mean": leaf["mean"], "var": leaf["var"]}
+    return found | {f"d{name}": one for name, one in zip(wanted, gradients, strict=True)}
+
+
+def check(
+    device: str, shape: tuple[int, ...], layers: int, dtype: torch.dtype, layout: str, training: bool, keep: bool = True
+) -> None:
+    given = case(shape, layers)
+    narrow = dtype if dtype == torch.float64 else torch.float32
+    maps = {name for name, one in given.items() if one.dim() == 4 and name != "keep"}
+    given = {name: one.to(dtype) if name in maps else one for name, one in given.items()}
+    expected = run("reference", {name: one.double() for name, one in given.items()}, training, keep)
+    moved = {
+        name: laid_out(one.to(device), layout) if name in maps else one.to(device, narrow)
+        for name, one in given.items()
+    }
+    found = run("fused", moved, training, keep)
+    assert found["out"].dtype == dtype
+    assert found["out"].stride() == laid_out(given["x"], "contiguous" if layout == "sliced" else layout).stride()
+    for name, one in found.items():
+        assert_close(one, expected[name], dtype, name)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [*SIZES[:1], *SIZES[2:], *FEW[1:]])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_size_and_layout(device: str, shape: tuple[int, ...], layout: str, training: bool):
+    check(device, shape, 3, torch.float64, layout, training)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("layers", [1, 5])
+def test_every_precision_and_depth(device: str, dtype: torch.dtype, layers: int, training: bool):
+    if dtype.itemsize == 2 and (selection.INTERPRETED or device == "cuda"):
+        pytest.skip("what follows the sum is PyTorch's own there, and rounds between its steps")
+    with refused(dtype, device):
+        check(device, (4, 64, 6, 7), layers, dtype, "channels_last", training)
+
+
+def test_no_path_is_dropped(device: str):
+    check(device, (2, 6, 5, 7), 2, torch.float64, "channels_last", training=True, keep=False)
+
+
+def test_a_mean_far_from_zero_costs_no_digits():
+    if obstacle := selection.native_obstacle():
+        pytest.skip(obstacle)
+    values = [(1000 + noise(m)(4, 16, 6, 6)).float() for m in range(2)]
+    factors = torch.full((4, 2, 16), 0.5)
+    mean, variance = fused.statistics(values, factors)
+    exact = sum(0.5 * value.double() for value in values)
+    assert isinstance(exact, Tensor)
+    torch.testing.assert_close(mean.double(), exact.mean((0, 2, 3)), rtol=1e-6, atol=0)
+    torch.testing.assert_close(variance.double(), exact.var((0, 2, 3), correction=0), rtol=1e-3, atol=0)
+
+
+def test_empty_batch(device: str):
+    check(device, (0, 6, 5, 7), 2, torch.float32, "contiguous", training=True)
+
+
+def test_a_single_value_per_channel_is_refused(device: str):
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        check(device, (1, 70, 1, 1), 2, torch.float32, "channels_last", training=True)
+
+
+def test_only_the_values_are_kept():
+    if obstacle := selection.native_obstacle():
+        pytest.skip(obstacle)
+    given = {name: one.requires_grad_() for name, one in case((2, 6, 5, 7), 4).items() if name not in ("mean", "var")}
+    values = [one for name, one in given.items() if name[0] == "V"]
+    norm = Normalisation(given["w"], given["b"], torch.zeros(6), torch.ones(6), True, 0.1, 1e-5)
+    kept: dict[int, int] = {}
+
+    def keep(one: Tensor) -> Tensor:
+        kept[one.data_ptr()] = one.numel()
+        return one
+
+    with implementation("fused"), torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one):
+        history_sum_norm(given["x"], stored(values), given["a"], None, norm)
+    maps = {address for address, size in kept.items() if size == given["x"].numel()}
+    assert maps == {one.data_ptr() for one in values}
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS[:2])
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by opcheck itself
+def test_ops_are_well_registered(layout: str, own: bool):
+    if obstacle := selection.native_obstacle():
+        pytest.skip(obstacle)
+    given: dict[str, Any] = case((2, 3, 2, 2), 2)
+    given = {name: laid_out(one, layout) if one.dim() == 4 else one for name, one in given.items()}
+    values, scales = [given["V0"], given["V1"]], given["G"]
+    pairs = [claims.claims_on(value, 1)[0] for value in values]
+    shares, factors = ([pair[i].requires_grad_() for pair in pairs] for i in (0, 1))
+    statistics, keep = (given["mean"], given["var"]), given["keep"].flatten()
+    affine = [given[name].requires_grad_() for name in "wb"]
+    x, wanted = given["x"].requires_grad_(), scales.clone().requires_grad_()
+    torch.library.opcheck(fused.normalise, (x, values, wanted, shares, factors, *affine, *statistics, keep, 1e-5, own))
+    rows = (*(one.detach() for one in affine), *statistics, keep, 1e-5, own)
+    torch.library.opcheck(fused.normalise_backward, (given["incoming"], values, scales, *rows))
+    torch.library.opcheck(fused.statistics, (values, scales))
