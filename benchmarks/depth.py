@@ -9,8 +9,8 @@ them in the B forms (a straight line through all depths). Beside it stands the t
 the pass that takes a map's mean, over as many maps in turn as the deepest stage stores, so that they are as far from
 the processor as stored layers are: the B forms' forward pass reads every stored layer once to evaluate.
 
-On a CPU the first touch of new memory costs several times what reading does, and deep stages touch more. To see the
-passes alone, let glibc keep what is freed: MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_MMAP_THRESHOLD_=4000000000.
+On a CPU the first touch of new memory costs several times what reading does, and deep stages touch more: to see the
+passes alone, glibc is told to keep what is freed, as `crosslayer`'s commands do.
 
 Depths and mechanisms are measured in turn, forth and back, `--rounds` times; the fastest round counts.
 """
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from crosslayer import list_mechanisms
+from crosslayer.allocation import keep_freed_memory
 from crosslayer.models.block import Bottleneck
 from crosslayer.models.factory import mechanism_factory
 from crosslayer.models.stage import Stage
@@ -136,6 +137,7 @@ def draw(times: dict[Case, float], options: argparse.Namespace) -> None:
 def main() -> None:
     """Measures, prints, draws."""
     options = parsed()
+    keep_freed_memory()
     device = torch.device(options.device)
     x = torch.randn(options.batch_size, 4 * options.width, options.side, options.side, device=device)
     x = x.contiguous(memory_format=torch.channels_last)

@@ -52,9 +52,11 @@ def outcome(function: Callable[[list[str]], None], words: list[str]) -> int:
     """The exit code of a command's function; what the user can mend is one sentence on standard error."""
     import torch
 
+    from crosslayer.allocation import keep_freed_memory
     from crosslayer.errors import FailedError, UsageError
     from crosslayer.training.interruption import InterruptedRun
 
+    keep_freed_memory()
     try:
         function(words)
         sys.stdout.flush()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from crosslayer.allocation import keep_freed_memory
 from crosslayer.benchmark.configuration import Configuration, Precision
 from crosslayer.benchmark.cost import step_cost
 from crosslayer.benchmark.limits import measure_limits, synchronise
@@ -102,6 +103,7 @@ def serve(channel: Connection, folder: str, threads: int | None) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "inductor")
+    keep_freed_memory()  # as all commands do
     if threads is not None:
         torch.set_num_threads(threads)
     worker = Worker()
