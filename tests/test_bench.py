@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from crosslayer import list_mechanisms
 from crosslayer.benchmark.configuration import Configuration, Plan, groups
 from crosslayer.benchmark.cost import step_cost
 from crosslayer.benchmark.limits import Limits
@@ -137,6 +138,11 @@ def test_cost_of_a_known_network():
     assert trained.bytes > 2 * plain.bytes
     half = step_cost(build_network("cifar_resnet20", "none", 5), configuration(modes=("infer",), precisions=("bf16",)))
     assert half.bytes == plain.bytes / 2
+
+
+def test_every_mechanism_has_a_cost_in_inference():
+    for name in list_mechanisms():
+        assert step_cost(build_network("cifar_resnet20", name, 5), configuration(modes=("infer",))).operations > 0
 
 
 def test_saved_memory_is_what_a_linear_layer_keeps():

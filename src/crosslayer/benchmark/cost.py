@@ -63,7 +63,7 @@ def step_cost(model: nn.Module, configuration: Configuration) -> Cost:
     """
     training = configuration.mode == "train"
     dtype = torch.bfloat16 if configuration.precision == "bf16" else torch.float32
-    ghost = copy.deepcopy(model).to("meta", dtype).train(training)
+    ghost = copy.deepcopy(model).to("meta", dtype).train(training).requires_grad_(training)
     shape = configuration.batch_size, 3, configuration.image_size, configuration.image_size
     images = torch.empty(shape, device="meta", dtype=dtype)
     with torch.set_grad_enabled(training), Traffic() as traffic:

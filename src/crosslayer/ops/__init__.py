@@ -3,7 +3,8 @@
 from crosslayer.ops.history import StoredValue, history_sum, history_weights, store_value
 from crosslayer.ops.history_sum_norm import history_sum_norm
 from crosslayer.ops.light_merge import head_gate, light_merge
-from crosslayer.ops.light_merge_norm import Normalisation, light_merge_norm
+from crosslayer.ops.light_merge_norm import light_merge_norm
+from crosslayer.ops.normalisation import Normalisation
 from crosslayer.ops.pooling import KnownPool, global_average_pool, pool_of
 from crosslayer.ops.selection import get_implementation, implementation, set_implementation
 

@@ -9,7 +9,7 @@ from crosslayer.ops.fused.backends import runs_triton
 from crosslayer.ops.fused.claims import Claims
 from crosslayer.ops.fused.layout import accumulator
 from crosslayer.ops.history import StoredValue, claims_of, history_sum, layer_factors
-from crosslayer.ops.light_merge_norm import Keep, Normalisation
+from crosslayer.ops.normalisation import Keep, Normalisation, check_count, move_running
 from crosslayer.ops.shapes import HeadWeights, History, Map
 
 
@@ -67,13 +67,8 @@ def batch_statistics(maps: list[Tensor], factors: Tensor, norm: Normalisation) -
     Raises:
         ValueError: there is one value per channel only.
     """
-    count = maps[0].shape[0] * maps[0].shape[2] * maps[0].shape[3]
-    if count == 1:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {maps[0].shape}")
+    check_count(maps[0])
     with torch.no_grad():
         mean, variance = fused.statistics(maps, factors.detach())
-        if count:
-            unbiased = variance * (count / (count - 1))
-            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
-            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
+        move_running(norm, mean, variance, maps[0])
     return mean, variance

@@ -1,43 +1,15 @@
 """The merge of the L forms with what follows it on maps: normalisation, and the addition to the block's output."""
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
 from crosslayer.ops.fused import light_merge_norm as fused
 from crosslayer.ops.light_merge import light_merge
+from crosslayer.ops.normalisation import Keep, Normalisation, check_count, move_running
 from crosslayer.ops.pooling import global_average_pool
 from crosslayer.ops.selection import takes_fused
 from crosslayer.ops.shapes import ChannelScale, HeadGate, Kernel, Map, Vector
-
-
-class Normalisation(NamedTuple):
-    """What batch normalisation needs, as in `torch.nn.functional.batch_norm`.
-
-    Args:
-        weight: w, per channel.
-        bias: b, per channel.
-        running_mean: μ known beforehand; with `training`, moved in place towards the batch's mean.
-        running_var: σ² likewise, towards the batch's unbiased variance.
-        training: whether the batch's own statistics are used.
-        momentum: how far the running statistics move, from 0 to 1.
-        epsilon: ε, added to the variance.
-    """
-
-    weight: Float[Tensor, " channels"]
-    bias: Float[Tensor, " channels"]
-    running_mean: Float[Tensor, " channels"]
-    running_var: Float[Tensor, " channels"]
-    training: bool
-    momentum: float
-    epsilon: float
-
-
-Keep = Float[Tensor, "batch 1 1 1"]
-"""What DropPath multiplies each image's branch with."""
 
 
 def light_merge_norm(
@@ -121,15 +93,10 @@ def batch_statistics(terms: tuple[Tensor | None, ...], norm: Normalisation) -> t
     """
     x = terms[0]
     assert x is not None
-    count = x.shape[0] * x.shape[2] * x.shape[3]
-    if count == 1:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
+    check_count(x)
     with torch.no_grad():
         mean, variance, merged = fused.statistics(*(None if term is None else term.detach() for term in terms))
-        if count:
-            unbiased = variance * (count / (count - 1))
-            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
-            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
+        move_running(norm, mean, variance, x)
     return mean, variance, merged
 
 
