@@ -1,7 +1,7 @@
 """C++ beside this file, compiled at first use for the machine at hand and kept for the next time.
 
-Plain C functions behind ctypes: no headers of Python's or PyTorch's are needed, so that a build takes two seconds and
-any C++17 compiler with GNU vectors (GCC, Clang) will do: `$CXX`, or `c++`. A library is named after all that went into
+Plain C functions behind ctypes: no headers of Python's or PyTorch's are needed, so that a build takes seconds and any
+C++17 compiler with GNU vectors (GCC, Clang) will do: `$CXX`, or `c++`. A library is named after all that went into
 it and is moved into place whole, so that processes may build at the same time.
 """
 
