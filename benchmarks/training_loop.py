@@ -26,6 +26,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from crosslayer.benchmark.limits import synchronise
+from crosslayer.benchmark.rows import relative_spread
 from crosslayer.cli import outcome
 from crosslayer.console import console, errors
 from crosslayer.data.augment import normalise
@@ -217,9 +218,8 @@ def timed(work: Work, steps: int, sitting: Sitting) -> float:
 def row(name: str, loop: tuple[float, ...], step: tuple[float, ...]) -> Row:
     """What the rounds say of a network."""
     median = statistics.median(loop)
-    low, _, high = statistics.quantiles(loop, method="inclusive") if len(loop) > 1 else (median,) * 3
     beside = statistics.median(a - b for a, b in zip(loop, step, strict=True))
-    return Row(name, 1e3 * median, 1e3 * statistics.median(step), 1e3 * beside, (high - low) / median)
+    return Row(name, 1e3 * median, 1e3 * statistics.median(step), 1e3 * beside, relative_spread(loop) or 0.0)
 
 
 def table(rows: list[Row]) -> Table:

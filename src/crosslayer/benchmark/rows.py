@@ -2,6 +2,7 @@
 
 import dataclasses
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from crosslayer.benchmark.configuration import PLAIN
@@ -59,12 +60,19 @@ def speed(measurement: Measurement) -> Row:
     """Medians over the rounds, and the interquartile range as a share of the median."""
     times, batch = measurement.step_seconds, measurement.configuration.batch_size
     median = statistics.median(times)
-    low, _, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else (median,) * 3
     return {
         "images_per_second": batch / median,
         "ms_per_image": 1e3 * median / batch,
-        "spread": (high - low) / median if len(times) > 1 else None,
+        "spread": relative_spread(times),
     }
+
+
+def relative_spread(times: Sequence[float]) -> float | None:
+    """The interquartile range of the rounds' times as a share of their median; one round has none."""
+    if len(times) < 2:
+        return None
+    low, _, high = statistics.quantiles(times, n=4, method="inclusive")
+    return (high - low) / statistics.median(times)
 
 
 def relative(measurement: Measurement, plain: Measurement | None) -> float | None:

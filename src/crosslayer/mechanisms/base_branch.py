@@ -5,7 +5,7 @@ from typing import final
 from timm.layers.drop import DropPath
 from torch import nn
 
-from crosslayer.mechanisms.light_branch import counted, plain_norm
+from crosslayer.mechanisms.light_branch import counted, keep_factors, plain_norm
 from crosslayer.ops import StoredValue, history_sum, history_sum_norm
 from crosslayer.ops.shapes import HeadWeights, History, Map
 
@@ -25,8 +25,7 @@ class MapBaseBranch(nn.Sequential):
         norm, relu, drop = self
         if not (plain_norm(norm) and type(relu) is nn.ReLU and isinstance(drop, DropPath)):
             return out + self(history_sum(values, weights, scales))
-        keep = drop(out.new_ones(out.shape[0], 1, 1, 1)) if drop.training and drop.drop_prob > 0 else None
-        return history_sum_norm(out, values, weights, scales, counted(norm), keep)
+        return history_sum_norm(out, values, weights, scales, counted(norm), keep_factors(drop, out))
 
 
 @final

@@ -7,6 +7,7 @@ from torch import nn
 from typing_extensions import TypeIs
 
 from crosslayer.ops import KnownPool, Normalisation, light_merge, light_merge_norm
+from crosslayer.ops.normalisation import Keep
 from crosslayer.ops.shapes import ChannelScale, HeadGate, Kernel, Map
 
 
@@ -38,8 +39,8 @@ class MapBranch(nn.Sequential):
         norm, drop = self
         if not (plain_norm(norm) and isinstance(drop, DropPath)):
             return KnownPool(out + self(light_merge(x, shortcut, kernel, gate, scale, carried)))
-        keep = drop(out.new_ones(out.shape[0], 1, 1, 1)) if drop.training and drop.drop_prob > 0 else None
-        return KnownPool(*light_merge_norm(x, shortcut, kernel, gate, scale, carried, counted(norm), keep, pooled))
+        normalisation, keep = counted(norm), keep_factors(drop, out)
+        return KnownPool(*light_merge_norm(x, shortcut, kernel, gate, scale, carried, normalisation, keep, pooled))
 
 
 @final
@@ -83,3 +84,8 @@ def counted(norm: nn.BatchNorm2d) -> Normalisation:
         norm.num_batches_tracked.add_(1)
     statistics = (norm.running_mean, norm.running_var)
     return Normalisation(norm.weight, norm.bias, *statistics, norm.training, norm.momentum, norm.eps)
+
+
+def keep_factors(drop: DropPath, x: Map) -> Keep | None:
+    """What the dropping of paths multiplies each image's branch with, if any may be dropped."""
+    return drop(x.new_ones(x.shape[0], 1, 1, 1)) if drop.training and drop.drop_prob > 0 else None

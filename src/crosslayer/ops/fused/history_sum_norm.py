@@ -24,11 +24,7 @@ from crosslayer.ops.native import history_norm_passes as passes
 @torch.library.custom_op("crosslayer::history_sum_norm_statistics", mutates_args=())
 def statistics(values: list[Tensor], factors: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of o in every channel, over the batch; `normalise` has the gradient."""
-    means, deviations = passes.moments(values, factors)
-    images, positions = max(means.shape[0], 1), values[0].shape[2] * values[0].shape[3]
-    mean = means.sum(0) / images
-    spread = (deviations + positions * (means - mean).square()).sum(0)
-    return mean, spread / (images * positions)
+    return passes.moments(values, factors)
 
 
 @statistics.register_fake
@@ -57,7 +53,7 @@ def normalise(
     The values are detached; their gradients go through a claim on each. With `own`, μ and σ² are o's, from
     `statistics`, and the gradient goes through them.
     """
-    norm = exact_norm(x, weight, bias, mean, variance, keep, epsilon)
+    norm = Norm(weight, bias, mean, variance, keep, epsilon).exact(x)
     return passes.normalise(x, values, factors, norm)
 
 
@@ -80,7 +76,7 @@ def normalise_backward(
     own: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of o, the factors, weight and bias."""
-    norm = exact_norm(values[0], weight, bias, mean, variance, keep, epsilon)
+    norm = Norm(weight, bias, mean, variance, keep, epsilon).exact(values[0])
     plain, weighted = passes.norm_sums(gradient, values, factors, norm)
     of_weight, of_bias = norm.kept(weighted).sum(0) * norm.inverse, norm.kept(plain).sum(0)
     through = (of_weight, of_bias) if own else (torch.zeros_like(of_weight), torch.zeros_like(of_bias))
@@ -91,15 +87,6 @@ def normalise_backward(
 @normalise_backward.register_fake
 def _(gradient, values, factors, weight, bias, *others):
     return new_map(values[0]), factors.new_empty(factors.shape), torch.empty_like(weight), torch.empty_like(bias)
-
-
-def exact_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, keep: Tensor | None, epsilon: float
-) -> Norm:
-    """In the precision of the arithmetic."""
-    exact = accumulator(x)
-    kept = None if keep is None else keep.to(exact)
-    return Norm(weight.to(exact), bias.to(exact), mean.to(exact), variance.to(exact), kept, epsilon)
 
 
 def keep_inputs(ctx, inputs, output) -> None:

@@ -27,3 +27,8 @@ def new_map(x: Tensor) -> Tensor:
 def accumulator(x: Tensor) -> torch.dtype:
     """What kernels compute in: float32, or float64 for float64."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def exact(small: Tensor, x: Tensor) -> Tensor:
+    """Number beside number, in the precision of the arithmetic on maps like x; copies only what is otherwise."""
+    return small.to(accumulator(x)).contiguous()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from crosslayer.ops.fused.backends import light_passes
-from crosslayer.ops.fused.layout import accumulator, layout_of, new_map
+from crosslayer.ops.fused.layout import layout_of, new_map
 from crosslayer.ops.fused.light_terms import Incoming, Norm, Sums, Terms, kernel_of, taps_of
 
 
@@ -40,9 +40,7 @@ def normalise_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, shortcut, value_kernel, gate, scale, shortcut_kernel (of its centre if absent), weight, bias."""
     terms = Terms(x, shortcut, value_kernel, gate, scale, shortcut_kernel)
-    mean, variance = mean.to(accumulator(x)), variance.to(accumulator(x))
-    kept = None if keep is None else keep.to(mean.dtype)
-    norm = Norm(weight.to(mean.dtype), None, mean, variance, kept, epsilon)
+    norm = Norm(weight, None, mean, variance, keep, epsilon).exact(x)
     everywhere = None if of_pool is None else of_pool.to(norm.mean.dtype) / (x.shape[2] * x.shape[3])
     dx, ds, *small = map_gradients(Incoming(gradient, everywhere), terms, norm, merged)
     like = (value_kernel, gate, scale, value_kernel if shortcut_kernel is None else shortcut_kernel, weight, weight)

@@ -61,7 +61,8 @@ def normalise(
     With `pooled`, the second output is the mean over each image's map, otherwise it is empty.
     """
     terms = Terms(x, shortcut, value_kernel, gate, scale, shortcut_kernel)
-    out, sums = light_passes(x).normalise(terms, Norm(weight, bias, mean, variance, keep, epsilon), merged, pooled)
+    norm = Norm(weight, bias, mean, variance, keep, epsilon).exact(x)
+    out, sums = light_passes(x).normalise(terms, norm, merged, pooled)
     return out, (sums / (x.shape[2] * x.shape[3])).to(x.dtype) if pooled else x.new_empty(0)
 
 

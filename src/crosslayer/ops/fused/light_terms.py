@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from crosslayer.ops.fused.layout import exact
+
 
 class Terms(NamedTuple):
     """What z = G ⊙ DW(x; K) + a ⊙ s + DW(s; K_s) is made of; gate and scale are batch × channels."""
@@ -32,6 +34,12 @@ class Norm(NamedTuple):
     variance: Tensor
     keep: Tensor | None
     epsilon: float
+
+    def exact(self, x: Tensor) -> "Norm":
+        """In the precision of the arithmetic on maps like x."""
+        bias, keep = (None if one is None else exact(one, x) for one in (self.bias, self.keep))
+        weight, mean, variance = (exact(one, x) for one in (self.weight, self.mean, self.variance))
+        return Norm(weight, bias, mean, variance, keep, self.epsilon)
 
     @property
     def inverse(self) -> Tensor:

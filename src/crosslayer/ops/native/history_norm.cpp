@@ -5,13 +5,15 @@
 // o is never written: every pass sums the layers anew, tile by tile.
 
 #include "history.h"
+#include "moments.h"
 
 namespace {
 
-// o's mean over each image's map and the sum of squared deviations from it, both by way of the deviations from o's first
-// position, so that a mean far from zero costs no digits.
-template <class T, class A> void moments(History<T, A> history, Size size, A *means, A *deviations, int threads) {
+// o's mean and biased variance in every channel. Over each image's map first the mean and the sum of squared deviations from
+// it, both by way of the deviations from o's first position, so that a mean far from zero costs no digits.
+template <class T, class A> void moments(History<T, A> history, Size size, A *mean, A *variance, int threads) {
     const Size whole = flat(size);
+    std::vector<A> means(size.batch * size.channels), deviations(means.size());
     const A share = A(1) / whole.width;
 #pragma omp parallel for num_threads(threads)
     for (Index program = 0; program < Place<A>::programs(whole); ++program) {
@@ -30,10 +32,11 @@ template <class T, class A> void moments(History<T, A> history, Size size, A *me
             });
         });
         for (int group = 0; group < place.groups; ++group) {
-            place.put(start[group] + sum[group] * share, means, place.image, group);
-            place.put(squares[group] - sum[group] * sum[group] * share, deviations, place.image, group);
+            place.put(start[group] + sum[group] * share, means.data(), place.image, group);
+            place.put(squares[group] - sum[group] * sum[group] * share, deviations.data(), place.image, group);
         }
     }
+    over_images(means.data(), deviations.data(), size, mean, variance);
 }
 
 // What the normalisation does, with a slope and a shift for each image and channel.
@@ -138,8 +141,8 @@ void norm_gradients(
 }  // namespace
 
 #define FUNCTIONS(NAME, T, A)                                                                                          \
-    extern "C" void moments_##NAME(History<T, A> history, Size size, A *means, A *deviations, int threads) {           \
-        moments(history, size, means, deviations, threads);                                                            \
+    extern "C" void moments_##NAME(History<T, A> history, Size size, A *mean, A *variance, int threads) {              \
+        moments(history, size, mean, variance, threads);                                                               \
     }                                                                                                                  \
     extern "C" void normalise_##NAME(                                                                                  \
         const T *x, History<T, A> history, Size size, Affine<A> affine, T *out, int threads                            \

@@ -9,12 +9,12 @@ from crosslayer.ops.native.types import address, addresses, call, lying, lying_a
 
 
 def moments(values: list[Tensor], factors: Tensor) -> tuple[Tensor, Tensor]:
-    """o's mean over each image's map, and the sum of squared deviations from it: batch × channels both."""
+    """o's mean and biased variance in every channel."""
     layers = Layers(values, factors)
-    means, deviations = layers.factors.new_empty((2, *values[0].shape[:2])).unbind()
-    arguments = (layers.argument, size_of(values[0]), address(means), address(deviations))
+    mean, variance = (layers.factors.new_empty(values[0].shape[1]) for _ in range(2))
+    arguments = (layers.argument, size_of(values[0]), address(mean), address(variance))
     call("history_norm", "moments", values[0].dtype, *arguments)
-    return means, deviations
+    return mean, variance
 
 
 def normalise(x: Tensor, values: list[Tensor], factors: Tensor, norm: Norm) -> Tensor:
@@ -28,7 +28,7 @@ def normalise(x: Tensor, values: list[Tensor], factors: Tensor, norm: Norm) -> T
 
 def norm_sums(gradient: Tensor, values: list[Tensor], factors: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
     """The first pass backward: Σ g and Σ g (o - μ) for each image and channel."""
-    layers, affine, mean = Layers(values, factors), slopes_and_shifts(values[0], norm), norm.mean.contiguous()
+    layers, affine, mean = Layers(values, factors), slopes_and_shifts(values[0], norm), norm.mean
     gradient = lying(gradient)
     plain, weighted = mean.new_empty((2, *gradient.shape[:2])).unbind()
     beginning = (address(gradient), layers.argument, size_of(gradient), addresses(*affine))
@@ -45,7 +45,7 @@ def norm_gradients(
     count = max(gradient.shape[0] * gradient.shape[2] * gradient.shape[3], 1)  # an empty batch has none
     of_weight, of_bias = (one / count for one in through)
     alpha = norm.kept(slope.expand(gradient.shape[:2])).contiguous()
-    rows = (alpha, slope * of_bias, slope * of_weight * norm.inverse, norm.mean.contiguous())
+    rows = (alpha, slope * of_bias, slope * of_weight * norm.inverse, norm.mean)
     of_sum, of_factors = torch.empty_like(gradient), torch.empty_like(layers.factors)
     arguments = (address(gradient), layers.argument, size_of(gradient), addresses(*affine), addresses(*rows))
     call("history_norm", "norm_gradients", gradient.dtype, *arguments, address(of_sum), address(of_factors))

@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from crosslayer.ops.fused.layout import accumulator
+from crosslayer.ops.fused.layout import accumulator, exact
 from crosslayer.ops.native.types import address, call, lying, lying_as, size_of
 
 
@@ -52,8 +52,3 @@ def factor_gradients(gradient: Tensor, values: list[Tensor]) -> Tensor:
 def address_array(maps: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
     """Of all of them."""
     return (ctypes.c_void_p * len(maps))(*(map_.data_ptr() for map_ in maps))
-
-
-def exact(factors: Tensor, x: Tensor) -> Tensor:
-    """In the precision of the arithmetic, number beside number."""
-    return factors.to(accumulator(x)).contiguous()

@@ -6,9 +6,8 @@
 // has nine taps or that one only.
 
 #include <utility>
-#include <vector>
 
-#include "maps.h"
+#include "moments.h"
 
 namespace {
 
@@ -76,21 +75,6 @@ template <class A> struct Norm {
         return kept(place, place.of(weight, 0, group) * inverse(place, group), group);
     }
 };
-
-// Mean and biased variance over all images' maps, from each image's mean and sum of squared deviations from that.
-template <class A> void over_images(const A *means, const A *deviations, const Size &size, A *mean, A *variance) {
-    const A per_map = size.height * size.width, images = std::max<Index>(size.batch, 1);  // an empty batch has zeros
-    for (Index c = 0; c < size.channels; ++c) {
-        A sum = 0, squares = 0;
-        for (Index b = 0; b < size.batch; ++b) sum += means[b * size.channels + c];
-        mean[c] = sum / images;
-        for (Index b = 0; b < size.batch; ++b) {
-            const A change = means[b * size.channels + c] - mean[c];
-            squares += deviations[b * size.channels + c] + per_map * change * change;
-        }
-        variance[c] = squares / (images * per_map);
-    }
-}
 
 // x and s as z sees them: a window of each that moves down from row to row, so that every row is read once.
 template <class T, class A, bool CARRIED> class Merge {
@@ -301,10 +285,10 @@ template <class A> struct Coefficients {
         alpha += 1;
         if (of.weight) {
             const A count = place.size.batch * place.size.height * place.size.width;
-            const Vec<A> inverse = norm.inverse(place, group), slope = place.of(norm.weight, 0, group) * inverse / count;
-            alpha = norm.slope(place, group);
-            gamma = slope * inverse * place.of(of.weight, 0, group);
-            same = gamma * place.of(norm.mean, 0, group) - slope * place.of(of.bias, 0, group);
+            const Vec<A> inverse = norm.inverse(place, group), slope = place.of(norm.weight, 0, group) * inverse;
+            alpha = norm.kept(place, slope, group);
+            gamma = slope / count * inverse * place.of(of.weight, 0, group);
+            same = gamma * place.of(norm.mean, 0, group) - slope / count * place.of(of.bias, 0, group);
         }
         same += alpha * place.of(everywhere, place.image, group);
     }
@@ -347,7 +331,7 @@ template <class A, int COUNT> struct Products {
 // One map's row of gradients, DWᵀ(dz; K) plus what `passed` adds, and its products, in one group.
 template <class T, class A, int COUNT, bool WHOLE, class Passed>
 INLINE void write_gradient(
-    const Kernel<A, COUNT> &transposed, const Window<A> &dz, const T *map, const Place<A, WHOLE> &place, int group, T *to,
+    Kernel<A, COUNT> transposed, const Window<A> &dz, const T *map, const Place<A, WHOLE> &place, int group, T *to,
     Products<A, COUNT> &products, Passed passed
 ) {
     Products<A, COUNT> local = products;
@@ -373,8 +357,13 @@ void merge_gradients(
         for (Index program = 0; program < Place<A, WHOLE>::programs(size); ++program) {
             const Place<A, WHOLE> place(program, size);
             Coefficients<A> coefficients[GROUPS];
-            for (int group = 0; group < place.groups; ++group)
+            Kernel<A, TAPS> to_value[GROUPS];
+            Kernel<A, SHORTCUT_TAPS> to_shortcut[GROUPS];
+            for (int group = 0; group < place.groups; ++group) {
                 coefficients[group] = Coefficients<A>(place, norm, of_norm, gradient.everywhere, group);
+                to_value[group] = value_kernel(place, terms, group).transposed();
+                to_shortcut[group] = shortcut_kernel<SHORTCUT_TAPS>(place, terms, group).transposed();
+            }
             Vec<A> sums[GROUPS] = {};
             Products<A, TAPS> values[GROUPS];
             Products<A, SHORTCUT_TAPS> shortcuts[GROUPS];
@@ -387,13 +376,12 @@ void merge_gradients(
                 for (int group = 0; group < place.groups; ++group) {
                     const Vec<A> everywhere = place.of(gradient.everywhere, place.image, group);
                     write_gradient(
-                        value_kernel(place, terms, group).transposed(), dz, place.at(x, h), place, group,
+                        to_value[group], dz, place.at(x, h), place, group,
                         place.at(dx, h), values[group],
                         [&](Index at, const Vec<A> &made) { return place.load(from + at, group) + (made + everywhere); }
                     );
                     write_gradient(
-                        shortcut_kernel<SHORTCUT_TAPS>(place, terms, group).transposed(), dz, place.at(shortcut, h),
-                        place, group, place.at(ds, h), shortcuts[group],
+                        to_shortcut[group], dz, place.at(shortcut, h), place, group, place.at(ds, h), shortcuts[group],
                         [](Index, const Vec<A> &made) { return made; }
                     );
                 }

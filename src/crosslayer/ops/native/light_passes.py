@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from crosslayer.ops.fused.layout import accumulator
+from crosslayer.ops.fused.layout import accumulator, exact
 from crosslayer.ops.fused.light_terms import Incoming, Norm, Sums, Terms, taps_of
 from crosslayer.ops.native.types import Size, address, addresses, call, lying, lying_as, size_of
 
@@ -44,7 +44,7 @@ def moments(terms: Terms, merged: Tensor) -> tuple[Tensor, Tensor]:
 
 def normalise(terms: Terms, norm: Norm, merged: Tensor | None, _pooled: bool) -> tuple[Tensor, Tensor]:
     """x + keep · (w · (z - μ) / √(σ² + ε) + b), and its sums over the maps, which cost nothing here."""
-    x, norm = lying(terms.x), exact(norm, terms.x)
+    x = lying(terms.x)
     out, sums = torch.empty_like(x), x.new_empty(x.shape[:2], dtype=accumulator(x))
     rest = (structure(norm), address(out), address(sums))
     if merged is None:
@@ -65,7 +65,7 @@ def received(gradient: Incoming) -> Incoming:
 
 def norm_sums(gradient: Incoming, terms: Terms, norm: Norm, merged: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The first pass backward: Σ dout and Σ dout (z - μ) for each image and channel."""
-    mean = norm.mean.contiguous()
+    mean = norm.mean
     plain, weighted = mean.new_empty((2, *terms.x.shape[:2])).unbind()
     outputs = map(address, (mean, plain, weighted))
     call("light_merge", "norm_sums", merged.dtype, addresses(*gradient), address(merged), size_of(terms.x), *outputs)
@@ -76,7 +76,7 @@ def merge_gradients(
     gradient: Incoming, merged: Tensor | None, terms: Terms, norm: Norm, affine: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor, Sums]:
     """The last pass backward: dx, ds and the sums from which all else follows; see the same pass in `ops.triton`."""
-    given, norm = prepared(terms), exact(norm, terms.x)
+    given = prepared(terms)
     times = None
     if affine is None:  # dout stands for dz, so z is multiplied with what dz would be
         times = norm.kept((norm.weight * norm.inverse).expand(terms.x.shape[:2])).contiguous()
@@ -94,23 +94,9 @@ def merge_gradients(
 def prepared(terms: Terms) -> Prepared:
     """Copies only what lies otherwise."""
     x, shortcut, kernel, gate, scale, carried = terms
-    taps = exactly(taps_of(kernel), x)
-    shortcut_taps = None if carried is None else exactly(taps_of(carried), x)
-    return Prepared(lying(x), lying(shortcut), taps, exactly(gate, x), exactly(scale, x), shortcut_taps)
-
-
-def exact(norm: Norm, x: Tensor) -> Norm:
-    """Likewise."""
-    weight, bias, mean, variance, keep = (None if one is None else exactly(one, x) for one in norm[:5])
-    assert weight is not None
-    assert mean is not None
-    assert variance is not None
-    return Norm(weight, bias, mean, variance, keep, norm.epsilon)
-
-
-def exactly(small: Tensor, x: Tensor) -> Tensor:
-    """Number beside number, in the precision of the arithmetic on maps like x."""
-    return small.to(accumulator(x)).contiguous()
+    taps = exact(taps_of(kernel), x)
+    shortcut_taps = None if carried is None else exact(taps_of(carried), x)
+    return Prepared(lying(x), lying(shortcut), taps, exact(gate, x), exact(scale, x), shortcut_taps)
 
 
 def structure(norm: Norm) -> ctypes.Structure:
