@@ -12,6 +12,7 @@ from crosslayer.mechanisms import Mechanism, StageShape, configure, lookup
 from crosslayer.mechanisms.a2 import DoubleAttentionBlock
 from crosslayer.mechanisms.aa import AugmentedConvolution, by_place, resized
 from crosslayer.mechanisms.nl import NonLocalBlock
+from crosslayer.ops import KnownPool
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -188,8 +189,8 @@ def test_nl_acts_before_the_last_block():
     mechanism = built("nl", 2)
     nn.init.ones_(mechanism.block.norm.weight)
     x = numbers(2, 32, 4, 4).float()
-    assert not torch.equal(mechanism.merge(0, x, x, None)[0], x)
-    assert torch.equal(mechanism.merge(1, x, x, None)[0], x)
+    assert not torch.equal(mechanism.merge(0, KnownPool(x), x, None)[0], x)
+    assert torch.equal(mechanism.merge(1, KnownPool(x), x, None)[0], x)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from crosslayer import create_model, list_mechanisms
 from crosslayer.mechanisms import Mechanism, StageShape, configure, register
 from crosslayer.mechanisms.interface import _REGISTRY, lookup
+from crosslayer.ops import KnownPool
 
 
 class Seen(NamedTuple):
@@ -37,11 +38,11 @@ class EveryHook(Mechanism[Seen]):
         assert tuple(tap.shape[1] for tap in taps) == self.shape.tap_channels
         return taps[-1] * self.scale, Seen([*state.blocks, f"gate {t}"], state.carried)
 
-    def merge(self, t: int, out: Tensor, shortcut: Tensor, state: Seen) -> tuple[Tensor, Seen]:
-        assert out.shape == shortcut.shape
-        carried = state.carried + out[:, :3].mean((2, 3), keepdim=True)
-        return out, Seen(
-            [*state.blocks, f"merge {t}"], carried.expand(-1, -1, *out.shape[2:]).mean((2, 3), keepdim=True)
+    def merge(self, t: int, out: KnownPool, shortcut: Tensor, state: Seen) -> tuple[Tensor, Seen]:
+        assert out.of.shape == shortcut.shape
+        carried = state.carried + out.of[:, :3].mean((2, 3), keepdim=True)
+        return out.of, Seen(
+            [*state.blocks, f"merge {t}"], carried.expand(-1, -1, *out.of.shape[2:]).mean((2, 3), keepdim=True)
         )
 
     def finish(self, state: Seen) -> Tensor:

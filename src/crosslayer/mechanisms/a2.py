@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from crosslayer.mechanisms.interface import Mechanism, StageShape, check_reduction, register
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.stage_choice import acts_in, check_stages
+from crosslayer.ops import KnownPool
 from crosslayer.ops.shapes import Map
 
 
@@ -92,9 +93,9 @@ class DoubleAttention(Mechanism[None]):
         """Every block of the stages it acts in."""
         return self.acts
 
-    def merge(self, t: int, out: Map, shortcut: Map, state: None) -> tuple[Map, None]:
+    def merge(self, t: int, out: KnownPool, shortcut: Map, state: None) -> tuple[Map, None]:
         """The block's output with what was gathered from all of it."""
-        return self.attentions[t](out), state
+        return self.attentions[t](out.of), state
 
 
 register("a2", DoubleAttention, Config)

@@ -5,7 +5,8 @@ from typing import final
 from timm.layers.drop import DropPath
 from torch import nn
 
-from crosslayer.mechanisms.light_branch import counted, keep_factors, plain_norm
+from crosslayer.mechanisms.batch_norm import counted, plain_norm
+from crosslayer.mechanisms.light_branch import keep_factors
 from crosslayer.ops import StoredValue, history_sum, history_sum_norm
 from crosslayer.ops.shapes import HeadWeights, History, Map
 

@@ -31,7 +31,7 @@ from crosslayer.mechanisms.interface import Mechanism, StageShape, register, unk
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.mrla_b import append_layer, readers, stack_attention
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head, check_attention_options
-from crosslayer.ops import StoredValue, global_average_pool, history_weights, store_value
+from crosslayer.ops import KnownPool, StoredValue, global_average_pool, history_weights, pool_of, store_value
 from crosslayer.ops.shapes import HeadWeights, History, InputMap, Map, Prefix
 
 ContextName = Literal["per_sample", "first_sample"]
@@ -87,6 +87,8 @@ class State(NamedTuple):
 class DLABase(Mechanism[State]):
     """DLA-B in one stage: one cell, projections and a normalised branch per block."""
 
+    pools_output = True
+
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
         form, channels, blocks = FORMS[shape.layout], shape.channels, range(shape.depth)
@@ -103,12 +105,12 @@ class DLABase(Mechanism[State]):
         """Nothing stored, no context."""
         return State(None, [], None, [])
 
-    def merge(self, t: int, out: Map, shortcut: Map, state: State) -> tuple[Map, State]:
+    def merge(self, t: int, out: KnownPool, shortcut: Map, state: State) -> tuple[Map, State]:
         """Steps the context, refreshes what is stored, attends from block t to all blocks up to it."""
-        projection, x = self.projections[t], self.norms[t](out)
+        projection, x = self.projections[t], self.norms[t](out.of)
         if t % self.window == 0:
             state = State(state.context, [], None, state.weights)
-        pooled = global_average_pool(x)
+        pooled = pool_of(x, out)
         before = state.context or self.cell.context(self.cell.start(pooled))
         context = self.cell.context(self.cell.step(self.cell.of_input(pooled), *before))
         stored = state.stored and self.refresh(state.stored, context)
@@ -117,7 +119,7 @@ class DLABase(Mechanism[State]):
         stored = store(stored, key, global_average_pool(value))
         values = [*state.values, store_value(value, readers(t, self.window, self.depth))]
         weights = history_weights(query, stored.keys, self.head_channels)
-        merged = self.branches[t].merge(out, values, weights, stored.gates)
+        merged = self.branches[t].merge(out.of, values, weights, stored.gates)
         return merged, State(context, values, stored, [*state.weights, weights])
 
     def refresh(self, stored: Stored, context: Context) -> Stored:

@@ -32,7 +32,7 @@ from crosslayer.mechanisms.interface import Mechanism, StageShape, register
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.mrla_l import recursion_shares
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head
-from crosslayer.ops import KnownPool, global_average_pool, head_gate, pool_of
+from crosslayer.ops import KnownPool, head_gate, pool_of
 from crosslayer.ops.shapes import ChannelScale, HeadGate, InputMap, Map, Prefix
 
 
@@ -62,6 +62,8 @@ class State(NamedTuple):
 class DLALight(Mechanism[State]):
     """DLA-L in one stage: one cell and one extra kernel, projections, λ and a normalised branch per block."""
 
+    pools_output = True
+
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
         form, channels, blocks = FORMS[shape.layout], shape.channels, range(shape.depth)
@@ -82,10 +84,10 @@ class DLALight(Mechanism[State]):
         """No context."""
         return State(None, None, [], [])
 
-    def merge(self, t: int, out: Map, shortcut: Map, state: State) -> tuple[Map, State]:
+    def merge(self, t: int, out: KnownPool, shortcut: Map, state: State) -> tuple[Map, State]:
         """Steps the context, refreshes the shortcut, adds block t's value and what the shortcut carries on."""
-        projection, x, carry = self.projections[t], self.norms[t](out), self.shortcut_norms[t](shortcut)
-        pooled = global_average_pool(x)
+        projection, x, carry = self.projections[t], self.norms[t](out.of), self.shortcut_norms[t](shortcut)
+        pooled = pool_of(x, out)
         own, old = self.cell.of_input(torch.stack([pooled, pool_of(carry, state.pool)])).unbind()
         before = state.context or self.cell.context(self.cell.start(pooled))
         context = self.cell.context(self.cell.step(own, *before))
@@ -94,7 +96,7 @@ class DLALight(Mechanism[State]):
         gate = head_gate(query, key, self.head_channels)
         carried = self.lambdas[t] * torch.sigmoid(refreshed.memory)
         kernel = self.carried_kernel(t)
-        merged = self.branches[t].merge(out, x, carry, projection.value.weight, gate, carried, kernel, pooled=True)
+        merged = self.branches[t].merge(out.of, x, carry, projection.value.weight, gate, carried, kernel, pooled=True)
         return merged.of, State(context, merged, [*state.gates, gate], [*state.carried, carried])
 
     def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:

@@ -6,6 +6,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
+from crosslayer.ops import KnownPool
 from crosslayer.ops.shapes import InputMap, Map, Prefix, ReadMap, Taps
 
 StateT = TypeVar("StateT")
@@ -51,9 +52,18 @@ class Mechanism(nn.Module, Generic[StateT]):
     reaches_into_blocks: bool = False
     """Whether it needs more of a block than its input and output: wider or other convolutions, or inner activations.
     Blocks of networks built elsewhere are closed."""
+    pools_output: bool = False
+    """Whether `merge` begins with the global average pool of a block's output, which can then be made with it. Such a
+    mechanism gates no branch."""
 
     def __init__(self, shape: StageShape, config: Any) -> None:
         super().__init__()
+        assert not (self.pools_output and self.gates_branch), f"{type(self).__name__} pools the output and has a gate"
+
+    @property
+    def gates_branch(self) -> bool:
+        """Whether it has a `gate` of its own."""
+        return type(self).gate is not Mechanism.gate
 
     def convolution(self, t: int, in_channels: int, out_channels: int, stride: int) -> nn.Module:
         """Block t's 3×3 convolution (the second one of a basic block), which the block will own."""
@@ -75,9 +85,9 @@ class Mechanism(nn.Module, Generic[StateT]):
         """Block t's residual branch (the last tap) before it is added to the shortcut."""
         return taps[-1], state
 
-    def merge(self, t: int, out: Map, shortcut: Map, state: StateT) -> tuple[Map, StateT]:
-        """Block t's output, after its last activation."""
-        return out, state
+    def merge(self, t: int, out: KnownPool, shortcut: Map, state: StateT) -> tuple[Map, StateT]:
+        """Block t's output, after its last activation; with `pools_output` its pool may be known."""
+        return out.of, state
 
     def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:
         """What block t gives the tokens that are no part of a map, after its last activation."""

@@ -21,7 +21,7 @@ from crosslayer.mechanisms.forms import FORMS, normalised_prefix
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head, check_attention_options
-from crosslayer.ops import StoredValue, global_average_pool, history_weights, store_value
+from crosslayer.ops import KnownPool, StoredValue, history_weights, pool_of, store_value
 from crosslayer.ops.shapes import GrowingWeights, HeadWeights, History, InputMap, LongerHistory, Map, Prefix, Vector
 
 
@@ -54,6 +54,8 @@ class State(NamedTuple):
 class MRLABase(Mechanism[State]):
     """MRLA-B in one stage: projections and a normalised branch per block."""
 
+    pools_output = True
+
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
         form, channels, blocks = FORMS[shape.layout], shape.channels, range(shape.depth)
@@ -67,16 +69,16 @@ class MRLABase(Mechanism[State]):
         """Nothing stored."""
         return State([], None, [])
 
-    def merge(self, t: int, out: Map, shortcut: Map, state: State) -> tuple[Map, State]:
+    def merge(self, t: int, out: KnownPool, shortcut: Map, state: State) -> tuple[Map, State]:
         """Attends from block t to itself and all blocks before it."""
-        projection, x = self.projections[t], self.norms[t](out)
+        projection, x = self.projections[t], self.norms[t](out.of)
         if t % self.window == 0:
             state = State([], None, state.weights)
-        query, key = projection.query_key(global_average_pool(x))
+        query, key = projection.query_key(pool_of(x, out))
         values = [*state.values, store_value(projection.value(x), readers(t, self.window, self.depth))]
         keys = append_layer(state.keys, key)
         weights = history_weights(query, keys, self.head_channels)
-        return self.branches[t].merge(out, values, weights), State(values, keys, [*state.weights, weights])
+        return self.branches[t].merge(out.of, values, weights), State(values, keys, [*state.weights, weights])
 
     def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:
         """Adds a class token's normalised copy to it."""

@@ -24,7 +24,7 @@ from crosslayer.mechanisms.forms import FORMS, normalised_prefix
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head
-from crosslayer.ops import global_average_pool, head_gate
+from crosslayer.ops import KnownPool, head_gate, pool_of
 from crosslayer.ops.shapes import ChannelScale, HeadGate, InputMap, Map, Prefix
 
 
@@ -50,6 +50,8 @@ class State(NamedTuple):
 class MRLALight(Mechanism[State]):
     """MRLA-L in one stage: projections, λ and a normalised branch per block."""
 
+    pools_output = True
+
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
         form, channels, blocks = FORMS[shape.layout], shape.channels, range(shape.depth)
@@ -66,13 +68,13 @@ class MRLALight(Mechanism[State]):
         """Nothing carried."""
         return State([], [])
 
-    def merge(self, t: int, out: Map, shortcut: Map, state: State) -> tuple[Map, State]:
+    def merge(self, t: int, out: KnownPool, shortcut: Map, state: State) -> tuple[Map, State]:
         """Adds block t's value and what its shortcut carries on."""
-        projection, x, carry = self.projections[t], self.norms[t](out), self.shortcut_norms[t](shortcut)
-        query, key = projection.query_key(global_average_pool(x))
+        projection, x, carry = self.projections[t], self.norms[t](out.of), self.shortcut_norms[t](shortcut)
+        query, key = projection.query_key(pool_of(x, out))
         gate = head_gate(query, key, self.head_channels)
         carried = self.lambdas[t].unsqueeze(0)
-        merged = self.branches[t].merge(out, x, carry, projection.value.weight, gate, carried, None)
+        merged = self.branches[t].merge(out.of, x, carry, projection.value.weight, gate, carried, None)
         return merged.of, State([*state.gates, gate], [*state.carried, carried])
 
     def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:

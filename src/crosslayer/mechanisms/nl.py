@@ -21,6 +21,7 @@ from torch import nn
 
 from crosslayer.mechanisms.interface import Mechanism, StageShape, check_reduction, register
 from crosslayer.mechanisms.stage_choice import acts_in, check_stages
+from crosslayer.ops import KnownPool
 from crosslayer.ops.shapes import Map
 
 
@@ -81,9 +82,9 @@ class NonLocal(Mechanism[None]):
         """The last block but one of a stage that has a non-local block."""
         return t == self.after
 
-    def merge(self, t: int, out: Map, shortcut: Map, state: None) -> tuple[Map, None]:
+    def merge(self, t: int, out: KnownPool, shortcut: Map, state: None) -> tuple[Map, None]:
         """The map between the stage's last two blocks, with what every position sees of all others."""
-        return self.block(out) if self.acts_on(t) else out, state
+        return self.block(out.of) if self.acts_on(t) else out.of, state
 
 
 register("nl", NonLocal, Config)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register, unknown_name
 from crosslayer.mechanisms.module_list import TypedModuleList
+from crosslayer.ops import KnownPool
 from crosslayer.ops.shapes import InputMap, Map, ReadMap, Taps
 
 AggregateName = Literal["output", "branch"]
@@ -80,9 +81,9 @@ class RecurrentLayerAggregation(Mechanism[Tensor]):
         """The branch as it is; H takes it in, if it is to."""
         return taps[-1], self.aggregated(t, taps[-1], state) if self.takes_branch else state
 
-    def merge(self, t: int, out: Map, shortcut: Map, state: Tensor) -> tuple[Map, Tensor]:
+    def merge(self, t: int, out: KnownPool, shortcut: Map, state: Tensor) -> tuple[Map, Tensor]:
         """The output as it is; H takes it in, if it is to."""
-        return out, state if self.takes_branch else self.aggregated(t, out, state)
+        return out.of, state if self.takes_branch else self.aggregated(t, out.of, state)
 
     def aggregated(self, t: int, y: Map, hidden: Tensor) -> Tensor:
         """H with block t's map in it."""

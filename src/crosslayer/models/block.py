@@ -5,6 +5,8 @@ from typing import Any, final
 from torch import nn
 
 from crosslayer.mechanisms import Mechanism
+from crosslayer.mechanisms.batch_norm import counted, plain_norm
+from crosslayer.ops import KnownPool, residual_output
 from crosslayer.ops.shapes import InputMap, Map
 
 
@@ -38,9 +40,7 @@ class BasicBlock(nn.Module):
         """The block with the mechanism's hooks: its output and the mechanism's next state."""
         shortcut = self.shortcut(x)
         first = self.relu(self.bn1(self.conv1(mechanism.read(self.index, x, state))))
-        branch = self.bn2(self.conv2(first))
-        branch, state = mechanism.gate(self.index, (first, branch), state)
-        return mechanism.merge(self.index, self.relu(branch + shortcut), shortcut, state)
+        return finished(self, (first,), self.conv2(first), shortcut, mechanism, state)
 
 
 @final
@@ -76,12 +76,27 @@ class Bottleneck(nn.Module):
         shortcut = self.shortcut(x)
         first = self.relu(self.bn1(self.conv1(mechanism.read(self.index, x, state))))
         second = self.relu(self.bn2(self.conv2(first)))
-        branch = self.bn3(self.conv3(second))
-        branch, state = mechanism.gate(self.index, (first, second, branch), state)
-        return mechanism.merge(self.index, self.relu(branch + shortcut), shortcut, state)
+        return finished(self, (first, second), self.conv3(second), shortcut, mechanism, state)
 
 
+Block = BasicBlock | Bottleneck
 BlockType = type[BasicBlock] | type[Bottleneck]
+
+
+def finished(
+    block: Block, inner: tuple[Map, ...], convolved: Map, shortcut: Map, mechanism: Mechanism[Any], state: Any
+) -> tuple[Map, Any]:
+    """A block from its last convolution on: normalised, gated, added to the shortcut, activated, merged.
+
+    A normalisation that has been exchanged for another is called as it is.
+    """
+    norm = block.last_norm
+    if mechanism.pools_output and plain_norm(norm):
+        out = residual_output(convolved, shortcut, counted(norm))
+    else:
+        branch, state = mechanism.gate(block.index, (*inner, norm(convolved)), state)
+        out = KnownPool(block.relu(branch + shortcut))
+    return mechanism.merge(block.index, out, shortcut, state)
 
 
 def convolution(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:

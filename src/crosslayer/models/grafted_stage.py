@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from crosslayer.mechanisms import Mechanism
 from crosslayer.models.layouts import Grid, Layout, Split
+from crosslayer.ops import KnownPool
 
 
 @final
@@ -55,7 +56,6 @@ class GraftedStage(nn.Module):
         self.scales = scales
         self.keeps_shape = tuple(keeps_shape)
         self.layout = layout
-        self.gates_branch = type(mechanism).gate is not Mechanism.gate
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         """All blocks, from the stage's input to its output; `grid` is the size of the map that tokens make."""
@@ -71,11 +71,11 @@ class GraftedStage(nn.Module):
         """What the mechanism makes of block t's output."""
         map_, prefix = self.layout.split(out, grid)
         shortcut = self.layout.split(x, grid).map if self.keeps_shape[t] else torch.zeros_like(map_)
-        if self.gates_branch:
+        if self.mechanism.gates_branch:
             branch = map_ - shortcut
             gated, state = self.mechanism.gate(t, (branch,), state)
             map_ = map_ + (gated - branch)
-        map_, state = self.mechanism.merge(t, map_, shortcut, state)
+        map_, state = self.mechanism.merge(t, KnownPool(map_), shortcut, state)
         if prefix is not None:
             prefix = self.mechanism.merge_prefix(t, prefix)
         made = self.layout.join(Split(map_, prefix)).to(out.dtype)

@@ -6,6 +6,7 @@ from crosslayer.ops.light_merge import head_gate, light_merge
 from crosslayer.ops.light_merge_norm import light_merge_norm
 from crosslayer.ops.normalisation import Normalisation
 from crosslayer.ops.pooling import KnownPool, global_average_pool, pool_of
+from crosslayer.ops.residual_output import residual_output
 from crosslayer.ops.selection import get_implementation, implementation, set_implementation
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "light_merge",
     "light_merge_norm",
     "pool_of",
+    "residual_output",
     "set_implementation",
     "store_value",
 ]

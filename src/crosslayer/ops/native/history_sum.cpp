@@ -10,7 +10,7 @@ template <class T, class A> void weighted_sum(History<T, A> history, Size size, 
     for (Index program = 0; program < Place<A>::programs(whole); ++program) {
         const Place<A> place(program, whole);
         each_tile(place, [&](const auto &tile) {
-            Sums<A> sums;
+            Values<A> sums;
             sum_over_layers(tile, history, sums);
             tile.each([&](Index p, int group) { tile.store(sums[p][group], out, p, group); });
         });
@@ -29,7 +29,7 @@ void factor_gradients(const T *gradient, const T *const *values, Index layers, S
             const Place<A> place(program, whole);
             products.clear();
             each_tile(place, [&](const auto &tile) {
-                Sums<A> incoming;
+                Values<A> incoming;
                 tile.each([&](Index p, int group) { incoming[p][group] = tile.load(gradient, p, group); });
                 products.add(tile, values, incoming);
             });

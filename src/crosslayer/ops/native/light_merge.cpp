@@ -7,38 +7,16 @@
 
 #include <utility>
 
+#include "depthwise.h"
 #include "moments.h"
+#include "normalisation.h"
 
 namespace {
-
-constexpr int TAPS = 9;
 
 // What z is made of, besides the maps.
 template <class A> struct Terms {
     const A *kernel, *gate, *shortcut_kernel, *scale;  // taps × channels, batch × channels
     const A *times;                                    // batch × channels: z is multiplied with it, if it is there
-};
-
-// A group's depth-wise 3×3 kernel, or its one tap in the middle.
-template <class A, int COUNT> struct Kernel {
-    Vec<A> taps[COUNT];
-
-    INLINE Vec<A> at(const Vec<A> (&around)[COUNT]) const {
-        if constexpr (COUNT == 1) return taps[0] * around[0];
-        else  // two sums, so that neither waits for all of the other
-            return (taps[0] * around[0] + taps[1] * around[1] + taps[2] * around[2] + taps[3] * around[3]) +
-                   (taps[4] * around[4] + taps[5] * around[5] + taps[6] * around[6] + taps[7] * around[7] +
-                    taps[8] * around[8]);
-    }
-    // The kernel of the transposed convolution, which gradients go through.
-    INLINE Kernel transposed() const {
-        Kernel turned = *this;
-        std::reverse(turned.taps, turned.taps + COUNT);
-        return turned;
-    }
-    INLINE void multiply(const Vec<A> &factor) {
-        for (Vec<A> &tap : taps) tap *= factor;
-    }
 };
 
 template <class A, bool WHOLE>
@@ -58,23 +36,6 @@ INLINE Kernel<A, COUNT> shortcut_kernel(const Place<A, WHOLE> &place, const Term
     if (terms.times) made.multiply(place.of(terms.times, place.image, group));
     return made;
 }
-
-// A normalisation; and each image's keep factor, if paths are dropped.
-template <class A> struct Norm {
-    const A *weight, *bias, *mean, *variance, *keep;
-    A epsilon;
-
-    template <bool WHOLE> INLINE Vec<A> inverse(const Place<A, WHOLE> &place, int group) const {
-        return inverse_root<A>(place.of(variance, 0, group) + epsilon);
-    }
-    template <bool WHOLE> INLINE Vec<A> kept(const Place<A, WHOLE> &place, const Vec<A> &of, int group) const {
-        return keep ? of * keep[place.image] : of;
-    }
-    // What z is multiplied with.
-    template <bool WHOLE> INLINE Vec<A> slope(const Place<A, WHOLE> &place, int group) const {
-        return kept(place, place.of(weight, 0, group) * inverse(place, group), group);
-    }
-};
 
 // x and s as z sees them: a window of each that moves down from row to row, so that every row is read once.
 template <class T, class A, bool CARRIED> class Merge {
@@ -161,15 +122,6 @@ void moments(
     over_images(means.data(), deviations.data(), size, mean, variance);
 }
 
-// How a group is normalised in one image: out = x + slope ⊙ z + shift.
-template <class A> struct Affine {
-    Vec<A> slope, shift;
-};
-template <class A, bool WHOLE> INLINE Affine<A> affine(const Place<A, WHOLE> &place, const Norm<A> &norm, int group) {
-    const Vec<A> slope = norm.slope(place, group), mean = place.of(norm.mean, 0, group);
-    return {slope, norm.kept(place, place.of(norm.bias, 0, group), group) - mean * slope};
-}
-
 // For a z that is not written: its statistics were known beforehand. And Σ out over each image's map.
 template <class T, class A, bool CARRIED, bool WHOLE>
 void merge_and_normalise(
@@ -181,19 +133,17 @@ void merge_and_normalise(
 #pragma omp for
         for (Index program = 0; program < Place<A, WHOLE>::programs(size); ++program) {
             const Place<A, WHOLE> place(program, size);
-            Affine<A> affines[GROUPS];
-            for (int group = 0; group < place.groups; ++group) affines[group] = affine(place, norm, group);
+            const Affine<A> affine(place, norm);
             Vec<A> sum[GROUPS] = {};
             merge.enter(place);
             for (Index h = 0; h < size.height; ++h) {
                 merge.move_to(place, h);
                 T *const to = place.at(out, h);
                 for (int group = 0; group < place.groups; ++group) {
-                    const auto [slope, shift] = affines[group];
                     const Vec<A> *const value = merge.xs.here[group];
                     Vec<A> total{};
-                    merge.each(place, group, [&, slope = slope, shift = shift](Index w, const Vec<A> &z) {
-                        const Vec<A> made = value[w] + (slope * z + shift);
+                    merge.each(place, group, [&](Index w, const Vec<A> &z) {
+                        const Vec<A> made = value[w] + affine.of(z, group);
                         total += made;
                         place.store(made, to + w * place.size.channels, group);
                     });
@@ -206,93 +156,40 @@ void merge_and_normalise(
 }
 
 // For the z that `moments` wrote.
-template <class T, class A, bool WHOLE>
+template <class T, class A>
 void normalise(const T *x, const T *merged, Size size, Norm<A> norm, T *out, A *sums, int threads) {
-#pragma omp parallel for num_threads(threads)
-    for (Index program = 0; program < Place<A, WHOLE>::programs(size); ++program) {
-        const Place<A, WHOLE> place(program, size);
-        Affine<A> affines[GROUPS];
-        for (int group = 0; group < place.groups; ++group) affines[group] = affine(place, norm, group);
-        Vec<A> sum[GROUPS] = {};
-        for (Index h = 0; h < size.height; ++h) {
-            const T *const value = place.at(x, h), *const z = place.at(merged, h);
-            T *const to = place.at(out, h);
-            for (int group = 0; group < place.groups; ++group) {
-                const auto [slope, shift] = affines[group];
-                Vec<A> total{};
-                for (Index w = 0; w < place.size.width; ++w) {
-                    const Index at = w * place.size.channels;
-                    const Vec<A> made = place.load(value + at, group) + (slope * place.load(z + at, group) + shift);
-                    total += made;
-                    place.store(made, to + at, group);
-                }
-                sum[group] += total;
-            }
-        }
-        for (int group = 0; group < place.groups; ++group) place.put(sum[group], sums, place.image, group);
-    }
+    normalised(size, norm, out, sums, threads, [=](const auto &tile, const auto &affine, Values<A> &made) {
+        tile.each([&](Index p, int group) {
+            made[p][group] = tile.load(x, p, group) + affine.of(tile.load(merged, p, group), group);
+        });
+    });
 }
-
-// The gradient that comes in: the output's own, and for each image and channel what its pool's adds everywhere.
-template <class T, class A> struct Incoming {
-    const T *map;
-    const A *everywhere;
-};
 
 // Σ dout and Σ dout ⊙ (z - μ) over each image's map.
-template <class T, class A, bool WHOLE>
+template <class T, class A>
 void norm_sums(
-    Incoming<T, A> gradient, const T *merged, Size size, const A *mean, A *plain, A *weighted, int threads
+    Incoming<T, A> gradient, const T *merged, Size size, Norm<A> norm, A *plain, A *weighted, int threads
 ) {
-#pragma omp parallel for num_threads(threads)
-    for (Index program = 0; program < Place<A, WHOLE>::programs(size); ++program) {
-        const Place<A, WHOLE> place(program, size);
-        Vec<A> sum[GROUPS] = {}, product[GROUPS] = {};
-        for (Index h = 0; h < size.height; ++h)
-            for (int group = 0; group < place.groups; ++group) {
-                const Vec<A> everywhere = place.of(gradient.everywhere, place.image, group);
-                const Vec<A> centre = place.of(mean, 0, group);
-                Vec<A> total{}, products{};
-                for (Index w = 0; w < place.size.width; ++w) {
-                    const Index at = w * place.size.channels;
-                    const Vec<A> incoming = place.load(place.at(gradient.map, h) + at, group) + everywhere;
-                    total += incoming;
-                    products += incoming * (place.load(place.at(merged, h) + at, group) - centre);
-                }
-                sum[group] += total, product[group] += products;
-            }
-        for (int group = 0; group < place.groups; ++group) {
-            place.put(sum[group], plain, place.image, group);
-            place.put(product[group], weighted, place.image, group);
-        }
-    }
+    norm_sums_of(size, norm, plain, weighted, threads, [=](const auto &tile, const auto &, Values<A> &z, Values<A> &g) {
+        tile.each([&](Index p, int group) {
+            z[p][group] = tile.load(merged, p, group);
+            g[p][group] = gradient.at(tile, p, group);
+        });
+    });
 }
 
-// The normalisation's own gradients: Σ dout r (z - μ) and Σ dout in every channel. Absent, where the statistics were known
-// beforehand.
-template <class A> struct NormGradient {
-    const A *weight, *bias;
-};
-
-// dz = α dout - β - γ (z - μ) = α dout + (γ μ - β) - γ z in a group; where the statistics were known, dz stands for dout.
-template <class A> struct Coefficients {
-    Vec<A> alpha, same, gamma;
-
-    Coefficients() = default;
-    template <bool WHOLE>
-    Coefficients(const Place<A, WHOLE> &place, const Norm<A> &norm, const NormGradient<A> &of, const A *everywhere, int group)
-        : alpha{}, same{}, gamma{} {
-        alpha += 1;
-        if (of.weight) {
-            const A count = place.size.batch * place.size.height * place.size.width;
-            const Vec<A> inverse = norm.inverse(place, group), slope = place.of(norm.weight, 0, group) * inverse;
-            alpha = norm.kept(place, slope, group);
-            gamma = slope / count * inverse * place.of(of.weight, 0, group);
-            same = gamma * place.of(norm.mean, 0, group) - slope / count * place.of(of.bias, 0, group);
-        }
-        same += alpha * place.of(everywhere, place.image, group);
-    }
-};
+// From the output's gradient to dz; where the statistics were known, dz stands for dout.
+template <class T, class A, bool WHOLE>
+Coefficients<A> incoming_coefficients(
+    const Place<A, WHOLE> &place, const Norm<A> &norm, const NormGradient<A> &of_norm, const Incoming<T, A> &gradient,
+    int group
+) {
+    Coefficients<A> made{};
+    if (of_norm.weight) made = Coefficients<A>(place, norm, of_norm, group);
+    else made.alpha += 1;
+    made.same += made.alpha * place.of(gradient.everywhere, place.image, group);
+    return made;
+}
 
 // A row of dz, and its sum.
 template <class T, class A, bool WHOLE>
@@ -316,33 +213,6 @@ void read_norm_gradient(
     }
 }
 
-// Σ dz ⊙ (map shifted by each of a kernel's taps), in one group.
-template <class A, int COUNT> struct Products {
-    Vec<A> sums[COUNT] = {};
-
-    INLINE void add(const Vec<A> (&dz)[COUNT], const Vec<A> &value) {
-        for (int i = 0; i < COUNT; ++i) sums[i] += dz[COUNT - 1 - i] * value;
-    }
-    template <bool WHOLE> void put(const Place<A, WHOLE> &place, A *matrix, int group) const {
-        for (int i = 0; i < COUNT; ++i) place.put(sums[i], matrix, place.image * COUNT + i, group);
-    }
-};
-
-// One map's row of gradients, DWᵀ(dz; K) plus what `passed` adds, and its products, in one group.
-template <class T, class A, int COUNT, bool WHOLE, class Passed>
-INLINE void write_gradient(
-    Kernel<A, COUNT> transposed, const Window<A> &dz, const T *map, const Place<A, WHOLE> &place, int group, T *to,
-    Products<A, COUNT> &products, Passed passed
-) {
-    Products<A, COUNT> local = products;
-    walk<COUNT>(dz, group, place.size.width, [&](Index w, const auto &around) {
-        const Index at = w * place.size.channels;
-        place.store(passed(at, transposed.at(around)), to + at, group);
-        local.add(around, place.load(map + at, group));
-    });
-    products = local;
-}
-
 // dx = dout + DWᵀ(dz; K), ds = DWᵀ(dz; K_s), and the sums from which all other gradients follow.
 template <class T, class A, bool CARRIED, bool WHOLE>
 void merge_gradients(
@@ -360,13 +230,13 @@ void merge_gradients(
             Kernel<A, TAPS> to_value[GROUPS];
             Kernel<A, SHORTCUT_TAPS> to_shortcut[GROUPS];
             for (int group = 0; group < place.groups; ++group) {
-                coefficients[group] = Coefficients<A>(place, norm, of_norm, gradient.everywhere, group);
+                coefficients[group] = incoming_coefficients(place, norm, of_norm, gradient, group);
                 to_value[group] = value_kernel(place, terms, group).transposed();
                 to_shortcut[group] = shortcut_kernel<SHORTCUT_TAPS>(place, terms, group).transposed();
             }
             Vec<A> sums[GROUPS] = {};
-            Products<A, TAPS> values[GROUPS];
-            Products<A, SHORTCUT_TAPS> shortcuts[GROUPS];
+            TapProducts<A, TAPS> values[GROUPS];
+            TapProducts<A, SHORTCUT_TAPS> shortcuts[GROUPS];
             dz.here.clear();
             read_norm_gradient(gradient.map, merged, coefficients, place, 0, dz.below, sums);
             for (Index h = 0; h < size.height; ++h) {
@@ -424,14 +294,12 @@ template <class A, class Pass> void for_each(const Size &size, const Terms<A> &t
     extern "C" void normalise_##NAME(                                                                                  \
         const T *x, const T *merged, Size size, Norm<A> norm, T *out, A *sums, int threads                             \
     ) {                                                                                                                \
-        for_channels<A>(size, [&](auto whole) { normalise<T, A, whole>(x, merged, size, norm, out, sums, threads); }); \
+        normalise(x, merged, size, norm, out, sums, threads);                                                          \
     }                                                                                                                  \
     extern "C" void norm_sums_##NAME(                                                                                  \
-        Incoming<T, A> g, const T *merged, Size size, const A *mean, A *plain, A *weighted, int threads                \
+        Incoming<T, A> g, const T *merged, Size size, Norm<A> norm, A *plain, A *weighted, int threads                 \
     ) {                                                                                                                \
-        for_channels<A>(size, [&](auto whole) {                                                                        \
-            norm_sums<T, A, whole>(g, merged, size, mean, plain, weighted, threads);                                   \
-        });                                                                                                            \
+        norm_sums(g, merged, size, norm, plain, weighted, threads);                                                    \
     }                                                                                                                  \
     extern "C" void merge_gradients_##NAME(                                                                            \
         Incoming<T, A> g, const T *x, const T *s, const T *merged, Terms<A> terms, Size size, Norm<A> norm,            \

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from crosslayer.ops.fused.layout import accumulator, exact
 from crosslayer.ops.fused.light_terms import Incoming, Norm, Sums, Terms, taps_of
+from crosslayer.ops.native.normalisation import received as received  # one of the passes
+from crosslayer.ops.native.normalisation import structure
 from crosslayer.ops.native.types import Size, address, addresses, call, lying, lying_as, size_of
 
 
@@ -20,18 +22,6 @@ class Prepared(NamedTuple):
     gate: Tensor
     scale: Tensor
     shortcut_taps: Tensor | None
-
-
-class FloatNorm(ctypes.Structure):
-    """`Norm<float>` of light_merge.cpp."""
-
-    _fields_ = (("weight_bias_mean_variance_keep", ctypes.c_void_p * 5), ("epsilon", ctypes.c_float))
-
-
-class DoubleNorm(ctypes.Structure):
-    """`Norm<double>`."""
-
-    _fields_ = (("weight_bias_mean_variance_keep", ctypes.c_void_p * 5), ("epsilon", ctypes.c_double))
 
 
 def moments(terms: Terms, merged: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,20 +45,11 @@ def normalise(terms: Terms, norm: Norm, merged: Tensor | None, _pooled: bool) ->
     return lying_as(terms.x, out), sums
 
 
-def received(gradient: Incoming) -> Incoming:
-    """Laid out as the functions expect it."""
-    map_, everywhere = gradient
-    if everywhere is None:
-        everywhere = map_.new_zeros(map_.shape[:2], dtype=accumulator(map_))
-    return Incoming(lying(map_), everywhere.contiguous())
-
-
 def norm_sums(gradient: Incoming, terms: Terms, norm: Norm, merged: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The first pass backward: Σ dout and Σ dout (z - μ) for each image and channel."""
-    mean = norm.mean
-    plain, weighted = mean.new_empty((2, *terms.x.shape[:2])).unbind()
-    outputs = map(address, (mean, plain, weighted))
-    call("light_merge", "norm_sums", merged.dtype, addresses(*gradient), address(merged), size_of(terms.x), *outputs)
+    plain, weighted = norm.mean.new_empty((2, *terms.x.shape[:2])).unbind()
+    given = (addresses(*gradient), address(merged), size_of(terms.x), structure(norm))
+    call("light_merge", "norm_sums", merged.dtype, *given, address(plain), address(weighted))
     return merged, plain, weighted
 
 
@@ -97,13 +78,6 @@ def prepared(terms: Terms) -> Prepared:
     taps = exact(taps_of(kernel), x)
     shortcut_taps = None if carried is None else exact(taps_of(carried), x)
     return Prepared(lying(x), lying(shortcut), taps, exact(gate, x), exact(scale, x), shortcut_taps)
-
-
-def structure(norm: Norm) -> ctypes.Structure:
-    """A normalisation as the functions take it, which must outlive the call."""
-    *tensors, epsilon = norm
-    pointers = (ctypes.c_void_p * 5)(*(address(one) for one in tensors))
-    return (DoubleNorm if norm.mean.dtype == torch.float64 else FloatNorm)(pointers, epsilon)
 
 
 def beginning(given: Prepared) -> tuple[Any, ...]:

@@ -1,0 +1,58 @@
+// Depth-wise convolutions of rows in scratch memory, with kernels that may differ from image to image, and their gradients.
+
+#pragma once
+
+#include "maps.h"
+
+constexpr int TAPS = 9;
+
+// A group's depth-wise 3×3 kernel, or its one tap in the middle.
+template <class A, int COUNT> struct Kernel {
+    Vec<A> taps[COUNT];
+
+    INLINE Vec<A> at(const Vec<A> (&around)[COUNT]) const {
+        if constexpr (COUNT == 1) return taps[0] * around[0];
+        else  // two sums, so that neither waits for all of the other
+            return (taps[0] * around[0] + taps[1] * around[1] + taps[2] * around[2] + taps[3] * around[3]) +
+                   (taps[4] * around[4] + taps[5] * around[5] + taps[6] * around[6] + taps[7] * around[7] +
+                    taps[8] * around[8]);
+    }
+    // The kernel of the transposed convolution, which gradients go through.
+    INLINE Kernel transposed() const {
+        Kernel turned = *this;
+        std::reverse(turned.taps, turned.taps + COUNT);
+        return turned;
+    }
+    INLINE void multiply(const Vec<A> &factor) {
+        for (Vec<A> &tap : taps) tap *= factor;
+    }
+};
+
+// Σ dz ⊙ (map shifted by each of a kernel's taps), in one group.
+template <class A, int COUNT> struct TapProducts {
+    Vec<A> sums[COUNT] = {};
+
+    INLINE void add(const Vec<A> (&dz)[COUNT], const Vec<A> &value) {
+        for (int i = 0; i < COUNT; ++i) sums[i] += dz[COUNT - 1 - i] * value;
+    }
+    template <bool WHOLE> void put(const Place<A, WHOLE> &place, A *matrix, int group) const {
+        for (int i = 0; i < COUNT; ++i) place.put(sums[i], matrix, place.image * COUNT + i, group);
+    }
+};
+
+// One map's row of gradients, DWᵀ(dz; K) plus what `passed` adds, and its products, in one group.
+template <class T, class A, int COUNT, bool WHOLE, class Passed>
+INLINE void write_gradient(
+    Kernel<A, COUNT> transposed, const Window<A> &dz, const T *map, const Place<A, WHOLE> &place, int group, T *to,
+    TapProducts<A, COUNT> &products, Passed passed
+) {
+    TapProducts<A, COUNT> local = products;
+    const Index ahead = place.size.width * place.size.channels;
+    walk<COUNT>(dz, group, place.size.width, [&](Index w, const auto &around) {
+        const Index at = w * place.size.channels;
+        place.store(passed(at, transposed.at(around)), to + at, group);
+        local.add(around, place.load(map + at, group));
+        place.fetch(map + at + ahead, group);
+    });
+    products = local;
+}

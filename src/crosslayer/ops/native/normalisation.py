@@ -1,0 +1,36 @@
+"""Normalisations and incoming gradients as the C functions take them."""
+
+import ctypes
+
+import torch
+
+from crosslayer.ops.fused.layout import accumulator
+from crosslayer.ops.fused.light_terms import Incoming, Norm
+from crosslayer.ops.native.types import address, lying
+
+
+class FloatNorm(ctypes.Structure):
+    """`Norm<float>` of normalisation.h."""
+
+    _fields_ = (("weight_bias_mean_variance_keep", ctypes.c_void_p * 5), ("epsilon", ctypes.c_float))
+
+
+class DoubleNorm(ctypes.Structure):
+    """`Norm<double>`."""
+
+    _fields_ = (("weight_bias_mean_variance_keep", ctypes.c_void_p * 5), ("epsilon", ctypes.c_double))
+
+
+def structure(norm: Norm) -> ctypes.Structure:
+    """A normalisation as the functions take it, which must outlive the call."""
+    *tensors, epsilon = norm
+    pointers = (ctypes.c_void_p * 5)(*(address(one) for one in tensors))
+    return (DoubleNorm if norm.mean.dtype == torch.float64 else FloatNorm)(pointers, epsilon)
+
+
+def received(gradient: Incoming) -> Incoming:
+    """Laid out as the functions expect it."""
+    map_, everywhere = gradient
+    if everywhere is None:
+        everywhere = map_.new_zeros(map_.shape[:2], dtype=accumulator(map_))
+    return Incoming(lying(map_), everywhere.contiguous())
