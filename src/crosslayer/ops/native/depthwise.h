@@ -17,6 +17,11 @@ template <class A, int COUNT> struct Kernel {
                    (taps[4] * around[4] + taps[5] * around[5] + taps[6] * around[6] + taps[7] * around[7] +
                     taps[8] * around[8]);
     }
+    // What a column adds to the position whose left, middle or right column it is.
+    INLINE Vec<A> left(const Column<A> &column) const { return of_column<0>(column); }
+    INLINE Vec<A> middle(const Column<A> &column) const { return of_column<1>(column); }
+    INLINE Vec<A> right(const Column<A> &column) const { return of_column<2>(column); }
+
     // The kernel of the transposed convolution, which gradients go through.
     INLINE Kernel transposed() const {
         Kernel turned = *this;
@@ -25,6 +30,13 @@ template <class A, int COUNT> struct Kernel {
     }
     INLINE void multiply(const Vec<A> &factor) {
         for (Vec<A> &tap : taps) tap *= factor;
+    }
+
+  private:
+    template <int I> INLINE Vec<A> of_column(const Column<A> &column) const {
+        if constexpr (COUNT == TAPS) return taps[I] * column.above + taps[I + 3] * column.here + taps[I + 6] * column.below;
+        else if constexpr (I == 1) return taps[0] * column.here;
+        else return Vec<A>{};
     }
 };
 

@@ -37,48 +37,47 @@ INLINE Kernel<A, COUNT> shortcut_kernel(const Place<A, WHOLE> &place, const Term
     return made;
 }
 
-// x and s as z sees them: a window of each that moves down from row to row, so that every row is read once.
+// z, row by row. What is around a position is fetched column by column, straight from the maps, and each column goes into the
+// sums of the three positions that see it: so nine taps of both maps fit into registers.
 template <class T, class A, bool CARRIED> class Merge {
   public:
     static constexpr int SHORTCUT_TAPS = CARRIED ? TAPS : 1;
 
-    Merge(const T *x, const T *shortcut, const Terms<A> &terms, Index width)
-        : xs(width), ss(width), x(x), shortcut(shortcut), terms(terms), values(new Vec<A>[width]) {}
-
-    // Above the first row of a program's image.
-    template <bool WHOLE> void enter(const Place<A, WHOLE> &place) {
+    template <bool WHOLE>
+    Merge(const T *x, const T *shortcut, const Terms<A> &terms, const Place<A, WHOLE> &place)
+        : x(x), shortcut(shortcut) {
         for (int group = 0; group < place.groups; ++group) {
             of_value[group] = value_kernel(place, terms, group);
             of_shortcut[group] = shortcut_kernel<SHORTCUT_TAPS>(place, terms, group);
         }
-        xs.here.clear(), ss.here.clear();
-        xs.below.read(x, place, 0), ss.below.read(shortcut, place, 0);
-    }
-    template <bool WHOLE> void move_to(const Place<A, WHOLE> &place, Index row) {
-        xs.move(), ss.move();
-        xs.below.read(x, place, row + 1), ss.below.read(shortcut, place, row + 1);
     }
 
-    // z in a group of the row, position by position: one map after the other, since registers hold what is around in one.
-    template <bool WHOLE, class Use> INLINE void each(const Place<A, WHOLE> &place, int group, Use use) const {
-        const Index width = place.size.width;
-        Vec<A> *const value = values.get();
-        const auto own = of_value[group];
-        walk<TAPS>(xs, group, width, [&](Index w, const auto &around) { value[w] = own.at(around); });
+    // Calls `use` with every position of a group's row, with z there, and with x.
+    template <bool WHOLE, class Use>
+    INLINE void each(const Place<A, WHOLE> &place, Index row, int group, Use use) const {
+        const ThreeRows<T, A> xs(x, place, row), ss(shortcut, place, row);
+        const auto value = of_value[group];
         const auto carried = of_shortcut[group];
-        walk<SHORTCUT_TAPS>(
-            ss, group, width, [&](Index w, const auto &around) { use(w, value[w] + carried.at(around)); }
-        );
+        Vec<A> done{}, next{}, begun{}, own{}, coming{};
+        const auto take = [&](Index w) INLINE_LAMBDA {
+            const Column<A> of_x = xs.column(place, w, group), of_s = ss.column(place, w, group);
+            done = next + value.right(of_x) + carried.right(of_s);
+            next = begun + value.middle(of_x) + carried.middle(of_s);
+            begun = value.left(of_x) + carried.left(of_s);
+            own = coming, coming = of_x.here;
+        };
+        take(0);
+        for (Index w = 1; w < place.size.width; ++w) {
+            take(w);
+            use(w - 1, done, own);
+        }
+        use(place.size.width - 1, next, coming);
     }
-
-    Window<A> xs, ss;
 
   private:
     const T *x, *shortcut;
-    const Terms<A> terms;
     Kernel<A, TAPS> of_value[GROUPS];
     Kernel<A, SHORTCUT_TAPS> of_shortcut[GROUPS];
-    std::unique_ptr<Vec<A>[]> values;
 };
 
 // z; and its mean and biased variance in every channel. Over each image's map first the mean and the sum of squared
@@ -91,19 +90,17 @@ void moments(
     std::vector<A> means(size.batch * size.channels), deviations(means.size());
 #pragma omp parallel num_threads(threads)
     {
-        Merge<T, A, CARRIED> merge(x, shortcut, terms, size.width);
         std::unique_ptr<Vec<A>[]> row(new Vec<A>[size.width]);
 #pragma omp for
         for (Index program = 0; program < Place<A, WHOLE>::programs(size); ++program) {
             const Place<A, WHOLE> place(program, size);
             Vec<A> mean[GROUPS] = {}, deviation[GROUPS] = {};
-            merge.enter(place);
+            const Merge<T, A, CARRIED> merge(x, shortcut, terms, place);
             for (Index h = 0; h < size.height; ++h) {
-                merge.move_to(place, h);
                 for (int group = 0; group < place.groups; ++group) {
                     Vec<A> total{}, squares{};
                     T *const to = place.at(merged, h);
-                    merge.each(place, group, [&](Index w, const Vec<A> &z) {
+                    merge.each(place, h, group, [&](Index w, const Vec<A> &z, const Vec<A> &) {
                         total += row[w] = z;
                         place.store(z, to + w * place.size.channels, group);
                     });
@@ -127,31 +124,25 @@ template <class T, class A, bool CARRIED, bool WHOLE>
 void merge_and_normalise(
     const T *x, const T *shortcut, Terms<A> terms, Size size, Norm<A> norm, T *out, A *sums, int threads
 ) {
-#pragma omp parallel num_threads(threads)
-    {
-        Merge<T, A, CARRIED> merge(x, shortcut, terms, size.width);
-#pragma omp for
-        for (Index program = 0; program < Place<A, WHOLE>::programs(size); ++program) {
-            const Place<A, WHOLE> place(program, size);
-            const Affine<A> affine(place, norm);
-            Vec<A> sum[GROUPS] = {};
-            merge.enter(place);
-            for (Index h = 0; h < size.height; ++h) {
-                merge.move_to(place, h);
-                T *const to = place.at(out, h);
-                for (int group = 0; group < place.groups; ++group) {
-                    const Vec<A> *const value = merge.xs.here[group];
-                    Vec<A> total{};
-                    merge.each(place, group, [&](Index w, const Vec<A> &z) {
-                        const Vec<A> made = value[w] + affine.of(z, group);
-                        total += made;
-                        place.store(made, to + w * place.size.channels, group);
-                    });
-                    sum[group] += total;
-                }
+#pragma omp parallel for num_threads(threads)
+    for (Index program = 0; program < Place<A, WHOLE>::programs(size); ++program) {
+        const Place<A, WHOLE> place(program, size);
+        const Affine<A> affine(place, norm);
+        const Merge<T, A, CARRIED> merge(x, shortcut, terms, place);
+        Vec<A> sum[GROUPS] = {};
+        for (Index h = 0; h < size.height; ++h) {
+            T *const to = place.at(out, h);
+            for (int group = 0; group < place.groups; ++group) {
+                Vec<A> total{};
+                merge.each(place, h, group, [&](Index w, const Vec<A> &z, const Vec<A> &own) {
+                    const Vec<A> made = own + affine.of(z, group);
+                    total += made;
+                    place.store(made, to + w * place.size.channels, group);
+                });
+                sum[group] += total;
             }
-            for (int group = 0; group < place.groups; ++group) place.put(sum[group], sums, place.image, group);
         }
+        for (int group = 0; group < place.groups; ++group) place.put(sum[group], sums, place.image, group);
     }
 }
 

@@ -1,9 +1,8 @@
 // Maps in memory, channels last (images × rows × columns × channels), and how a program sees one.
 //
-// A program takes a block of an image's channels and walks down its rows. It copies rows to scratch memory that stays
-// in a near cache, in the precision of the arithmetic, group of lanes by group of lanes, each between two columns of
-// zeros; rows outside the map are zero too. So no arithmetic knows of borders, of channels that fill no group, or of
-// half precision.
+// A program takes a block of an image's channels and walks down its rows, group of lanes by group of lanes. Forward, a row and
+// its neighbours are read as they lie; backward, rows of a gradient that has to be computed first go to scratch memory that stays
+// in a near cache, each between two columns of zeros. What is outside the map is zero in both.
 
 #pragma once
 
@@ -89,6 +88,34 @@ template <class A, class Pass> void for_channels(const Size &size, Pass pass) {
     if (size.channels % Lanes<A>::count) pass(std::false_type());
     else pass(std::true_type());
 }
+
+template <class A> struct Column {
+    Vec<A> above, here, below;
+};
+
+// A row of a map with those above and below it, zeros where there are none, as they lie in memory.
+template <class T, class A> class ThreeRows {
+  public:
+    template <bool WHOLE> ThreeRows(const T *map, const Place<A, WHOLE> &place, Index row) {
+        static const T zeros[Place<A>::BLOCK] = {};
+        for (int i = 0; i < 3; ++i) {
+            const Index at = row + i - 1;
+            const bool there = at >= 0 && at < place.size.height;
+            rows[i] = there ? place.at(map, at) : zeros;
+            strides[i] = there ? place.size.channels : 0;
+        }
+    }
+    // A group's three vectors in a column; and asks for what the row after these has there.
+    template <bool WHOLE> INLINE Column<A> column(const Place<A, WHOLE> &place, Index w, int group) const {
+        place.fetch(rows[2] + (place.size.width + w) * strides[2], group);
+        const auto at = [&](int i) { return place.load(rows[i] + w * strides[i], group); };
+        return {at(0), at(1), at(2)};
+    }
+
+  private:
+    const T *rows[3];
+    Index strides[3];
+};
 
 // A row of a block in scratch memory, one thread's own.
 template <class A> class Row {

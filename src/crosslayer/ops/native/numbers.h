@@ -13,6 +13,7 @@
 #endif
 
 #define INLINE __attribute__((always_inline)) inline  // into loops over a row
+#define INLINE_LAMBDA __attribute__((always_inline))
 #define RARE __attribute__((noinline, cold))
 
 struct BFloat16 {

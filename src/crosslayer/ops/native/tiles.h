@@ -5,6 +5,7 @@
 #include "maps.h"
 
 constexpr Index POSITIONS = 4;
+constexpr Index AHEAD = 4096;  // bytes that are asked for before they are needed: a page, which hardware does not look beyond
 
 // A whole tile's bounds are known to the compiler.
 template <class A, bool WHOLE> class Tile {
@@ -26,7 +27,9 @@ template <class A, bool WHOLE> class Tile {
         return load(matrix + row * place.size.channels + place.first, group);
     }
     template <class T> INLINE Vec<A> load(const T *map, Index p, int group) const {
-        return load(place.at(map, 0) + offset + p * place.size.channels, group);
+        const T *const from = place.at(map, 0) + offset + p * place.size.channels;
+        __builtin_prefetch((const char *)(from + group * Lanes<A>::count) + AHEAD, 0, 3);
+        return load(from, group);
     }
     template <class T> INLINE void store(const Vec<A> &vector, T *map, Index p, int group) const {
         T *const to = place.at(map, 0) + offset + p * place.size.channels;
