@@ -8,6 +8,7 @@ from crosslayer.ops.normalisation import Normalisation
 from crosslayer.ops.pooling import KnownPool, global_average_pool, pool_of
 from crosslayer.ops.residual_output import residual_output
 from crosslayer.ops.selection import get_implementation, implementation, set_implementation
+from crosslayer.ops.value_map import value_map
 
 __all__ = [
     "KnownPool",
@@ -26,4 +27,5 @@ __all__ = [
     "residual_output",
     "set_implementation",
     "store_value",
+    "value_map",
 ]

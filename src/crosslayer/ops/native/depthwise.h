@@ -40,6 +40,13 @@ template <class A, int COUNT> struct Kernel {
     }
 };
 
+// Of a taps × channels matrix.
+template <class A, bool WHOLE> INLINE Kernel<A, TAPS> kernel_of(const Place<A, WHOLE> &place, const A *taps, int group) {
+    Kernel<A, TAPS> made;
+    for (int i = 0; i < TAPS; ++i) made.taps[i] = place.of(taps, i, group);
+    return made;
+}
+
 // Σ dz ⊙ (map shifted by each of a kernel's taps), in one group.
 template <class A, int COUNT> struct TapProducts {
     Vec<A> sums[COUNT] = {};

@@ -21,8 +21,7 @@ template <class A> struct Terms {
 
 template <class A, bool WHOLE>
 INLINE Kernel<A, TAPS> value_kernel(const Place<A, WHOLE> &place, const Terms<A> &terms, int group) {
-    Kernel<A, TAPS> made;
-    for (int i = 0; i < TAPS; ++i) made.taps[i] = place.of(terms.kernel, i, group);
+    Kernel<A, TAPS> made = kernel_of(place, terms.kernel, group);
     made.multiply(place.of(terms.gate, place.image, group));
     if (terms.times) made.multiply(place.of(terms.times, place.image, group));
     return made;

@@ -129,12 +129,17 @@ template <class A> class Row {
     void clear() { std::fill_n(vectors.get(), GROUPS * (width + 2), Vec<A>{}); }
 
     template <class T, bool WHOLE> void read(const T *map, const Place<A, WHOLE> &place, Index row) {
+        read(map, place, row, [](const Vec<A> &vector, int) { return vector; });
+    }
+    // What `make` makes of each of a group's vectors; rows outside the map stay zero.
+    template <class T, bool WHOLE, class Make>
+    void read(const T *map, const Place<A, WHOLE> &place, Index row, Make make) {
         if (row < 0 || row >= place.size.height) return clear();
         const T *from = place.at(map, row);
         const Index ahead = width * place.size.channels;
         for (Index w = 0; w < width; ++w, from += place.size.channels)
             for (int group = 0; group < place.groups; ++group) {
-                (*this)[group][w] = place.load(from, group);
+                (*this)[group][w] = make(place.load(from, group), group);
                 place.fetch(from + ahead, group);
             }
     }

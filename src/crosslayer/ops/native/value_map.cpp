@@ -1,0 +1,97 @@
+// A depth-wise 3×3 convolution, pass by pass over the maps:
+//
+//     V = DW(x; K)
+
+#include "depthwise.h"
+#include "normalisation.h"
+
+namespace {
+
+// And Σ V over each image's map.
+template <class T, class A, bool WHOLE>
+void convolve(const T *x, const A *taps, Size size, T *value, A *sums, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        Window<A> xs(size.width);
+#pragma omp for
+        for (Index program = 0; program < Place<A, WHOLE>::programs(size); ++program) {
+            const Place<A, WHOLE> place(program, size);
+            Kernel<A, TAPS> kernels[GROUPS];
+            for (int group = 0; group < place.groups; ++group) kernels[group] = kernel_of(place, taps, group);
+            Vec<A> sum[GROUPS] = {};
+            xs.here.clear();
+            xs.below.read(x, place, 0);
+            for (Index h = 0; h < size.height; ++h) {
+                xs.move();
+                xs.below.read(x, place, h + 1);
+                T *const to = place.at(value, h);
+                for (int group = 0; group < place.groups; ++group) {
+                    const auto kernel = kernels[group];
+                    Vec<A> total{};
+                    walk<TAPS>(xs, group, size.width, [&](Index w, const auto &around) {
+                        const Vec<A> made = kernel.at(around);
+                        total += made;
+                        place.store(made, to + w * size.channels, group);
+                    });
+                    sum[group] += total;
+                }
+            }
+            for (int group = 0; group < place.groups; ++group) place.put(sum[group], sums, place.image, group);
+        }
+    }
+}
+
+// dx = DWᵀ(g; K), and Σ g ⊙ (x shifted by each tap) over each image's map.
+template <class T, class A, bool WHOLE>
+void gradients(
+    Incoming<T, A> gradient, const T *x, const A *taps, Size size, T *dx, A *products, int threads
+) {
+#pragma omp parallel num_threads(threads)
+    {
+        Window<A> gs(size.width);
+#pragma omp for
+        for (Index program = 0; program < Place<A, WHOLE>::programs(size); ++program) {
+            const Place<A, WHOLE> place(program, size);
+            Kernel<A, TAPS> transposed[GROUPS];
+            Vec<A> everywhere[GROUPS];
+            TapProducts<A, TAPS> sums[GROUPS];
+            for (int group = 0; group < place.groups; ++group) {
+                transposed[group] = kernel_of(place, taps, group).transposed();
+                everywhere[group] = place.of(gradient.everywhere, place.image, group);
+            }
+            const auto whole = [&](const Vec<A> &own, int group) { return own + everywhere[group]; };
+            gs.here.clear();
+            gs.below.read(gradient.map, place, 0, whole);
+            for (Index h = 0; h < size.height; ++h) {
+                gs.move();
+                gs.below.read(gradient.map, place, h + 1, whole);
+                for (int group = 0; group < place.groups; ++group)
+                    write_gradient(
+                        transposed[group], gs, place.at(x, h), place, group, place.at(dx, h), sums[group],
+                        [](Index, const Vec<A> &made) { return made; }
+                    );
+            }
+            for (int group = 0; group < place.groups; ++group) sums[group].put(place, products, group);
+        }
+    }
+}
+
+}  // namespace
+
+#define FUNCTIONS(NAME, T, A)                                                                                          \
+    extern "C" void convolve_##NAME(const T *x, const A *taps, Size size, T *value, A *sums, int threads) {            \
+        for_channels<A>(size, [&](auto whole) {                                                                        \
+            convolve<T, A, whole>(x, taps, size, value, sums, threads);                                                \
+        });                                                                                                            \
+    }                                                                                                                  \
+    extern "C" void gradients_##NAME(                                                                                  \
+        Incoming<T, A> g, const T *x, const A *taps, Size size, T *dx, A *products, int threads                        \
+    ) {                                                                                                                \
+        for_channels<A>(size, [&](auto whole) {                                                                        \
+            gradients<T, A, whole>(g, x, taps, size, dx, products, threads);                                           \
+        });                                                                                                            \
+    }
+
+FUNCTIONS(float32, float, float)
+FUNCTIONS(float64, double, double)
+FUNCTIONS(bfloat16, BFloat16, float)
