@@ -31,7 +31,7 @@ from crosslayer.mechanisms.interface import Mechanism, StageShape, register, unk
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.mrla_b import append_layer, readers, stack_attention
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head, check_attention_options
-from crosslayer.ops import KnownPool, StoredValue, global_average_pool, history_weights, pool_of, store_value
+from crosslayer.ops import KnownPool, StoredValue, history_weights, pool_of, store_value
 from crosslayer.ops.shapes import HeadWeights, History, InputMap, Map, Prefix
 
 ContextName = Literal["per_sample", "first_sample"]
@@ -115,9 +115,9 @@ class DLABase(Mechanism[State]):
         context = self.cell.context(self.cell.step(self.cell.of_input(pooled), *before))
         stored = state.stored and self.refresh(state.stored, context)
         query, key = projection.query_key(pooled)
-        value = projection.value(x)
-        stored = store(stored, key, global_average_pool(value))
-        values = [*state.values, store_value(value, readers(t, self.window, self.depth))]
+        value = projection.value_map(x)
+        stored = store(stored, key, pool_of(value.of, value))
+        values = [*state.values, store_value(value.of, readers(t, self.window, self.depth))]
         weights = history_weights(query, stored.keys, self.head_channels)
         merged = self.branches[t].merge(out.of, values, weights, stored.gates)
         return merged, State(context, values, stored, [*state.weights, weights])

@@ -75,7 +75,7 @@ class MRLABase(Mechanism[State]):
         if t % self.window == 0:
             state = State([], None, state.weights)
         query, key = projection.query_key(pool_of(x, out))
-        values = [*state.values, store_value(projection.value(x), readers(t, self.window, self.depth))]
+        values = [*state.values, store_value(projection.value_map(x).of, readers(t, self.window, self.depth))]
         keys = append_layer(state.keys, key)
         weights = history_weights(query, keys, self.head_channels)
         return self.branches[t].merge(out.of, values, weights), State(values, keys, [*state.weights, weights])

@@ -3,9 +3,11 @@ from typing import NamedTuple, final
 import torch
 import torch.nn.functional as F
 from torch import nn
+from typing_extensions import TypeIs
 
 from crosslayer.mechanisms.channel_convolution import ChannelConvolution
-from crosslayer.ops.shapes import Vector
+from crosslayer.ops import KnownPool, value_map
+from crosslayer.ops.shapes import Map, Vector
 
 
 class QueryKey(NamedTuple):
@@ -37,6 +39,22 @@ class QueryKeyValue(nn.Module):
         size = kernels.shape[2]
         windows = F.pad(pooled, (size // 2, size // 2)).unfold(1, size, 1).unsqueeze(1)
         return QueryKey(*(windows * kernels).sum(3).unbind(1))
+
+    def value_map(self, x: Map) -> KnownPool:
+        """The value of a map; a convolution that has been exchanged for another module is called as it is."""
+        return value_map(x, self.value.weight) if plain_depthwise(self.value) else KnownPool(self.value(x))
+
+
+def plain_depthwise(value: nn.Module) -> TypeIs[nn.Conv2d]:
+    """Whether a module is the depth-wise 3×3 convolution that projections are built with."""
+    return (
+        type(value) is nn.Conv2d
+        and value.bias is None
+        and value.groups == value.in_channels == value.out_channels
+        and value.kernel_size == (3, 3)
+        and value.stride == value.dilation == value.padding == (1, 1)
+        and value.padding_mode == "zeros"
+    )
 
 
 def channels_per_head(channels: int, wanted: int) -> int:
