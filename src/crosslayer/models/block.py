@@ -7,7 +7,7 @@ from torch import nn
 from crosslayer.mechanisms import Mechanism
 from crosslayer.mechanisms.batch_norm import counted, plain_norm
 from crosslayer.ops import KnownPool, residual_output
-from crosslayer.ops.shapes import InputMap, Map
+from crosslayer.ops.shapes import InputMap, Map, Taps
 
 
 @final
@@ -84,7 +84,7 @@ BlockType = type[BasicBlock] | type[Bottleneck]
 
 
 def finished(
-    block: Block, inner: tuple[Map, ...], convolved: Map, shortcut: Map, mechanism: Mechanism[Any], state: Any
+    block: Block, inner: Taps, convolved: Map, shortcut: Map, mechanism: Mechanism[Any], state: Any
 ) -> tuple[Map, Any]:
     """A block from its last convolution on: normalised, gated, added to the shortcut, activated, merged.
 
