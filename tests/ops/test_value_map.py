@@ -159,6 +159,21 @@ def test_an_exchanged_convolution_is_called(exchanged: nn.Module):
     torch.testing.assert_close(projection.value_map(x).of, exchanged(x))
 
 
+@pytest.mark.compiled
+def test_compiled_under_autocast_it_follows_a_change_of_autocast(device: str):
+    given = {name: one.float().to(device) for name, one in case((2, 6, 4, 3)).items()}
+    x, kernel = laid_out(given["x"], "channels_last"), given["k"]
+    compiled = torch.compile(value_map, backend="aot_eager", fullgraph=True)
+    for enabled in (True, False):
+        narrow = x.bfloat16() if enabled else x
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=enabled):
+            for given_map in (narrow, x):
+                found, expected = compiled(given_map, kernel), value_map(given_map, kernel)
+                assert (found.pool is None) == (expected.pool is None)
+                assert found.of.dtype == expected.of.dtype
+                torch.testing.assert_close(found.of, expected.of, rtol=3e-2, atol=3e-2)
+
+
 @pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by opcheck itself
 def test_ops_are_well_registered(layout: str):

@@ -128,10 +128,7 @@ template <class A> class Row {
 
     void clear() { std::fill_n(vectors.get(), GROUPS * (width + 2), Vec<A>{}); }
 
-    template <class T, bool WHOLE> void read(const T *map, const Place<A, WHOLE> &place, Index row) {
-        read(map, place, row, [](const Vec<A> &vector, int) { return vector; });
-    }
-    // What `make` makes of each of a group's vectors; rows outside the map stay zero.
+    // What `make` makes of every group's vectors in a row; rows outside the map are zero.
     template <class T, bool WHOLE, class Make>
     void read(const T *map, const Place<A, WHOLE> &place, Index row, Make make) {
         if (row < 0 || row >= place.size.height) return clear();

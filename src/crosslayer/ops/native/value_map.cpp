@@ -7,37 +7,49 @@
 
 namespace {
 
+// A group's row of V, position by position: each column of x goes into the sums of the three positions that see it.
+template <class T, class A, bool WHOLE, class Use>
+INLINE void convolve_row(
+    const T *x, const Kernel<A, TAPS> &given, const Place<A, WHOLE> &place, Index row, int group, Use use
+) {
+    const ThreeRows<T, A> xs(x, place, row);
+    const Kernel<A, TAPS> kernel = given;
+    Vec<A> done{}, next{}, begun{};
+    const auto take = [&](Index w) INLINE_LAMBDA {
+        const Column<A> column = xs.column(place, w, group);
+        done = next + kernel.right(column);
+        next = begun + kernel.middle(column);
+        begun = kernel.left(column);
+    };
+    take(0);
+    for (Index w = 1; w < place.size.width; ++w) {
+        take(w);
+        use(w - 1, done);
+    }
+    use(place.size.width - 1, next);
+}
+
 // And Σ V over each image's map.
 template <class T, class A, bool WHOLE>
 void convolve(const T *x, const A *taps, Size size, T *value, A *sums, int threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        Window<A> xs(size.width);
-#pragma omp for
-        for (Index program = 0; program < Place<A, WHOLE>::programs(size); ++program) {
-            const Place<A, WHOLE> place(program, size);
-            Kernel<A, TAPS> kernels[GROUPS];
-            for (int group = 0; group < place.groups; ++group) kernels[group] = kernel_of(place, taps, group);
-            Vec<A> sum[GROUPS] = {};
-            xs.here.clear();
-            xs.below.read(x, place, 0);
-            for (Index h = 0; h < size.height; ++h) {
-                xs.move();
-                xs.below.read(x, place, h + 1);
-                T *const to = place.at(value, h);
-                for (int group = 0; group < place.groups; ++group) {
-                    const auto kernel = kernels[group];
-                    Vec<A> total{};
-                    walk<TAPS>(xs, group, size.width, [&](Index w, const auto &around) {
-                        const Vec<A> made = kernel.at(around);
-                        total += made;
-                        place.store(made, to + w * size.channels, group);
-                    });
-                    sum[group] += total;
-                }
+#pragma omp parallel for num_threads(threads)
+    for (Index program = 0; program < Place<A, WHOLE>::programs(size); ++program) {
+        const Place<A, WHOLE> place(program, size);
+        Kernel<A, TAPS> kernels[GROUPS];
+        Vec<A> sum[GROUPS] = {};
+        for (int group = 0; group < place.groups; ++group) kernels[group] = kernel_of(place, taps, group);
+        for (Index h = 0; h < size.height; ++h) {
+            T *const to = place.at(value, h);
+            for (int group = 0; group < place.groups; ++group) {
+                Vec<A> total{};
+                convolve_row(x, kernels[group], place, h, group, [&](Index w, const Vec<A> &made) {
+                    total += made;
+                    place.store(made, to + w * place.size.channels, group);
+                });
+                sum[group] += total;
             }
-            for (int group = 0; group < place.groups; ++group) place.put(sum[group], sums, place.image, group);
         }
+        for (int group = 0; group < place.groups; ++group) place.put(sum[group], sums, place.image, group);
     }
 }
 
