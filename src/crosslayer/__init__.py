@@ -3,9 +3,13 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-# Threads that wait for each other sleep instead of spinning, unless the user has decided. Where anything else runs on
-# the machine's cores, spinning costs DLA-L on a CPU nine tenths of its speed. OpenMP reads this as torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Threads that wait for each other spin for half a millisecond, then sleep, unless the user has decided. Many of a mechanism's
+# kernels are small and follow each other within that time, and waking a thread costs more than they do; but where anything else
+# runs on the machine's cores, threads that only spin take them from it. OpenMP reads this as torch is imported: GNU's
+# runtime the number, others the policy.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from crosslayer.models import create_model, graft, list_backbones, list_mechanisms, load_released, param_groups
 
