@@ -3,10 +3,10 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-# Threads that wait for each other spin for half a millisecond, then sleep, unless the user has decided. Many of a mechanism's
-# kernels are small and follow each other within that time, and waking a thread costs more than they do; but where anything else
-# runs on the machine's cores, threads that only spin take them from it. OpenMP reads this as torch is imported: GNU's
-# runtime the number, others the policy.
+# Threads that wait for each other spin for half a millisecond, then sleep, unless the user has decided: a mechanism's
+# small kernels follow each other within that time, and waking a thread costs more than they do; but where anything
+# else runs on the cores, threads that only spin take them from it. OpenMP reads this as torch is imported, GNU's
+# runtime the number and others the policy.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
