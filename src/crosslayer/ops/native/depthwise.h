@@ -47,6 +47,38 @@ template <class A, bool WHOLE> INLINE Kernel<A, TAPS> kernel_of(const Place<A, W
     return made;
 }
 
+// A group's row of a map with its kernel, read as it lies.
+template <class T, class A, int COUNT> struct Convolved {
+    ThreeRows<T, A> rows;
+    Kernel<A, COUNT> kernel;
+};
+
+// The sum of convolved rows, position by position, with the first map's own vector there. What is around a position is fetched
+// column by column, and each column goes into the sums of the three positions that see it: so nine taps of two maps fit into
+// registers.
+template <class A, bool WHOLE, class Use, class First, class... Others>
+INLINE void convolve_row(const Place<A, WHOLE> &place, int group, Use use, const First &first, const Others &...others) {
+    Vec<A> done{}, next{}, begun{}, own{}, coming{};
+    const auto take = [&](Index w) INLINE_LAMBDA {
+        const auto add = [&](const auto &convolved) INLINE_LAMBDA {
+            const Column<A> column = convolved.rows.column(place, w, group);
+            done += convolved.kernel.right(column);
+            next += convolved.kernel.middle(column);
+            begun += convolved.kernel.left(column);
+            return column.here;
+        };
+        done = next, next = begun, begun = Vec<A>{}, own = coming;
+        coming = add(first);
+        (add(others), ...);
+    };
+    take(0);
+    for (Index w = 1; w < place.size.width; ++w) {
+        take(w);
+        use(w - 1, done, own);
+    }
+    use(place.size.width - 1, next, coming);
+}
+
 // Σ dz ⊙ (map shifted by each of a kernel's taps), in one group.
 template <class A, int COUNT> struct TapProducts {
     Vec<A> sums[COUNT] = {};

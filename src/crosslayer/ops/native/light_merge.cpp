@@ -36,8 +36,7 @@ INLINE Kernel<A, COUNT> shortcut_kernel(const Place<A, WHOLE> &place, const Term
     return made;
 }
 
-// z, row by row. What is around a position is fetched column by column, straight from the maps, and each column goes into the
-// sums of the three positions that see it: so nine taps of both maps fit into registers.
+// z, row by row.
 template <class T, class A, bool CARRIED> class Merge {
   public:
     static constexpr int SHORTCUT_TAPS = CARRIED ? TAPS : 1;
@@ -54,23 +53,9 @@ template <class T, class A, bool CARRIED> class Merge {
     // Calls `use` with every position of a group's row, with z there, and with x.
     template <bool WHOLE, class Use>
     INLINE void each(const Place<A, WHOLE> &place, Index row, int group, Use use) const {
-        const ThreeRows<T, A> xs(x, place, row), ss(shortcut, place, row);
-        const auto value = of_value[group];
-        const auto carried = of_shortcut[group];
-        Vec<A> done{}, next{}, begun{}, own{}, coming{};
-        const auto take = [&](Index w) INLINE_LAMBDA {
-            const Column<A> of_x = xs.column(place, w, group), of_s = ss.column(place, w, group);
-            done = next + value.right(of_x) + carried.right(of_s);
-            next = begun + value.middle(of_x) + carried.middle(of_s);
-            begun = value.left(of_x) + carried.left(of_s);
-            own = coming, coming = of_x.here;
-        };
-        take(0);
-        for (Index w = 1; w < place.size.width; ++w) {
-            take(w);
-            use(w - 1, done, own);
-        }
-        use(place.size.width - 1, next, coming);
+        const Convolved<T, A, TAPS> value{{x, place, row}, of_value[group]};
+        const Convolved<T, A, SHORTCUT_TAPS> carried{{shortcut, place, row}, of_shortcut[group]};
+        convolve_row(place, group, use, value, carried);
     }
 
   private:

@@ -7,28 +7,6 @@
 
 namespace {
 
-// A group's row of V, position by position: each column of x goes into the sums of the three positions that see it.
-template <class T, class A, bool WHOLE, class Use>
-INLINE void convolve_row(
-    const T *x, const Kernel<A, TAPS> &given, const Place<A, WHOLE> &place, Index row, int group, Use use
-) {
-    const ThreeRows<T, A> xs(x, place, row);
-    const Kernel<A, TAPS> kernel = given;
-    Vec<A> done{}, next{}, begun{};
-    const auto take = [&](Index w) INLINE_LAMBDA {
-        const Column<A> column = xs.column(place, w, group);
-        done = next + kernel.right(column);
-        next = begun + kernel.middle(column);
-        begun = kernel.left(column);
-    };
-    take(0);
-    for (Index w = 1; w < place.size.width; ++w) {
-        take(w);
-        use(w - 1, done);
-    }
-    use(place.size.width - 1, next);
-}
-
 // And Σ V over each image's map.
 template <class T, class A, bool WHOLE>
 void convolve(const T *x, const A *taps, Size size, T *value, A *sums, int threads) {
@@ -42,10 +20,11 @@ void convolve(const T *x, const A *taps, Size size, T *value, A *sums, int threa
             T *const to = place.at(value, h);
             for (int group = 0; group < place.groups; ++group) {
                 Vec<A> total{};
-                convolve_row(x, kernels[group], place, h, group, [&](Index w, const Vec<A> &made) {
+                const auto use = [&](Index w, const Vec<A> &made, const Vec<A> &) {
                     total += made;
                     place.store(made, to + w * place.size.channels, group);
-                });
+                };
+                convolve_row(place, group, use, Convolved<T, A, TAPS>{{x, place, h}, kernels[group]});
                 sum[group] += total;
             }
         }
