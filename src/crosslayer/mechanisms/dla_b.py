@@ -32,7 +32,7 @@ from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.mrla_b import append_layer, readers, stack_attention
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head, check_attention_options
 from crosslayer.ops import KnownPool, StoredValue, history_weights, pool_of, store_value
-from crosslayer.ops.shapes import HeadWeights, History, InputMap, Map, Prefix
+from crosslayer.ops.shapes import HeadWeights, History, InputMap, Map, Prefix, Vector
 
 ContextName = Literal["per_sample", "first_sample"]
 
@@ -112,8 +112,9 @@ class DLABase(Mechanism[State]):
             state = State(state.context, [], None, state.weights)
         pooled = pool_of(x, out)
         before = state.context or self.cell.context(self.cell.start(pooled))
-        context = self.cell.context(self.cell.step(self.cell.of_input(pooled), *before))
-        stored = state.stored and self.refresh(state.stored, context)
+        own, old = self.inputs(pooled, state.stored)
+        context = self.cell.context(self.cell.step(own, *before))
+        stored = state.stored and self.refresh(state.stored, old, context)
         query, key = projection.query_key(pooled)
         value = projection.value_map(x)
         stored = store(stored, key, pool_of(value.of, value))
@@ -122,9 +123,14 @@ class DLABase(Mechanism[State]):
         merged = self.branches[t].merge(out.of, values, weights, stored.gates)
         return merged, State(context, values, stored, [*state.weights, weights])
 
-    def refresh(self, stored: Stored, context: Context) -> Stored:
-        """The backward path: one step of the cell gates every stored key and value."""
-        rows = self.cell.of_input(torch.cat([stored.keys, stored.pools], dim=1))
+    def inputs(self, pooled: Vector, stored: Stored | None) -> tuple[Tensor, Tensor]:
+        """What the cell makes of a block's own pool, and of all stored keys and pools, in one call."""
+        rows = torch.cat([pooled.unsqueeze(1), *((stored.keys, stored.pools) if stored else ())], dim=1)
+        own, old = self.cell.of_input(rows).tensor_split([1], dim=1)
+        return own.squeeze(1), old
+
+    def refresh(self, stored: Stored, rows: Tensor, context: Context) -> Stored:
+        """The backward path: one step of the cell gates every stored key and value; `rows` is what it makes of them."""
         recalled, memory = (one.unsqueeze(1) for one in self.seen_context(context))
         key_gates, value_gates = torch.sigmoid(self.cell.step(rows, recalled, memory).memory).chunk(2, dim=1)
         return Stored(stored.keys * key_gates, stored.pools * value_gates, stored.gates * value_gates)

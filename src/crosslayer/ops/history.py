@@ -31,8 +31,8 @@ def store_value(value: Map, readers: int) -> StoredValue:
 def history_weights(query: Vector, keys: History, head_channels: int) -> HeadWeights:
     """Softmax over stored layers m of q·k_m / √d, for every head of d = `head_channels` channels."""
     query, keys = query.unflatten(1, (-1, head_channels)), keys.unflatten(2, (-1, head_channels))
-    scores = torch.einsum("bhd,bmhd->bhm", query, keys) / head_channels**0.5
-    return scores.softmax(dim=2)
+    scores = (query.unsqueeze(1) * keys).sum(3) / head_channels**0.5  # too few numbers for a matrix product
+    return scores.transpose(1, 2).softmax(dim=2)
 
 
 def history_sum(values: list[StoredValue], weights: HeadWeights, scales: History | None = None) -> Map:
