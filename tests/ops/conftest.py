@@ -36,6 +36,13 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 
 @pytest.fixture
+def native():
+    """Skips where nothing can be compiled for this CPU."""
+    if obstacle := selection.native_obstacle():
+        pytest.skip(obstacle)
+
+
+@pytest.fixture
 def poisoned():
     """New memory holds NaN: what a kernel leaves unwritten shows."""
     before = torch.are_deterministic_algorithms_enabled()

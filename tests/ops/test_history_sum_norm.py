@@ -91,9 +91,8 @@ def test_no_path_is_dropped(device: str):
     check(device, (2, 6, 5, 7), 2, torch.float64, "channels_last", training=True, keep=False)
 
 
+@pytest.mark.usefixtures("native")
 def test_a_mean_far_from_zero_costs_no_digits():
-    if obstacle := selection.native_obstacle():
-        pytest.skip(obstacle)
     values = [(1000 + noise(m)(4, 16, 6, 6)).float() for m in range(2)]
     factors = torch.full((4, 2, 16), 0.5)
     mean, variance = fused.statistics(values, factors)
@@ -112,9 +111,8 @@ def test_a_single_value_per_channel_is_refused(device: str):
         check(device, (1, 70, 1, 1), 2, torch.float32, "channels_last", training=True)
 
 
+@pytest.mark.usefixtures("native")
 def test_only_the_values_are_kept():
-    if obstacle := selection.native_obstacle():
-        pytest.skip(obstacle)
     given = {name: one.requires_grad_() for name, one in case((2, 6, 5, 7), 4).items() if name not in ("mean", "var")}
     values = [one for name, one in given.items() if name[0] == "V"]
     norm = Normalisation(given["w"], given["b"], torch.zeros(6), torch.ones(6), True, 0.1, 1e-5)
@@ -130,12 +128,11 @@ def test_only_the_values_are_kept():
     assert maps == {one.data_ptr() for one in values}
 
 
+@pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("layout", LAYOUTS[:2])
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by opcheck itself
 def test_ops_are_well_registered(layout: str, own: bool):
-    if obstacle := selection.native_obstacle():
-        pytest.skip(obstacle)
     given: dict[str, Any] = case((2, 3, 2, 2), 2)
     given = {name: laid_out(one, layout) if one.dim() == 4 else one for name, one in given.items()}
     values, scales = [given["V0"], given["V1"]], given["G"]

@@ -1,15 +1,11 @@
 """The history sum of the B forms with what follows it on maps: normalisation, ReLU, the addition to the output."""
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 from crosslayer.ops.fused import history_sum_norm as fused
 from crosslayer.ops.fused.backends import runs_triton
 from crosslayer.ops.fused.claims import Claims
 from crosslayer.ops.fused.layout import accumulator
 from crosslayer.ops.history import StoredValue, claims_of, history_sum, layer_factors
-from crosslayer.ops.normalisation import Keep, Normalisation, check_count, move_running
+from crosslayer.ops.normalisation import Keep, Normalisation, batch_norm, batch_statistics
 from crosslayer.ops.shapes import HeadWeights, History, Map
 
 
@@ -43,10 +39,7 @@ def reference(
     keep: Keep | None,
 ) -> Map:
     """In plain PyTorch, but for the sum."""
-    attended = history_sum(values, weights, scales)
-    statistics = (norm.running_mean, norm.running_var)
-    affine = (norm.weight, norm.bias)
-    branch = F.batch_norm(attended, *statistics, *affine, norm.training, norm.momentum, norm.epsilon).relu_()
+    branch = batch_norm(history_sum(values, weights, scales), norm).relu_()
     return x + (branch if keep is None else branch * keep)
 
 
@@ -55,20 +48,9 @@ def fused_form(
 ) -> Map:
     """In one pass over the maps, or with the batch's statistics in two."""
     maps, factors = [value.of.detach() for value in values], factors.to(accumulator(x))
-    mean, variance = batch_statistics(maps, factors, norm) if norm.training else (norm.running_mean, norm.running_var)
+    mean, variance = norm.running_mean, norm.running_var
+    if norm.training:
+        mean, variance = batch_statistics(x, norm, lambda: fused.statistics(maps, factors.detach()))
     images = None if keep is None else keep.flatten()
     rows = (norm.weight, norm.bias, mean, variance, images)
     return fused.normalise(x, maps, factors, *claims, *rows, norm.epsilon, norm.training)
-
-
-def batch_statistics(maps: list[Tensor], factors: Tensor, norm: Normalisation) -> tuple[Tensor, Tensor]:
-    """The sum's mean and variance in every channel; moves the running ones as `batch_norm` does.
-
-    Raises:
-        ValueError: there is one value per channel only.
-    """
-    check_count(maps[0])
-    with torch.no_grad():
-        mean, variance = fused.statistics(maps, factors.detach())
-        move_running(norm, mean, variance, maps[0])
-    return mean, variance

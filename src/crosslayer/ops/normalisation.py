@@ -1,7 +1,10 @@
 """Batch normalisation as the ops take it: its vectors, and what it does with a batch's statistics."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,6 +35,30 @@ class Normalisation(NamedTuple):
 
 Keep = Float[Tensor, "batch 1 1 1"]
 """What DropPath multiplies each image's branch with."""
+
+
+def batch_norm(x: Map, norm: Normalisation) -> Map:
+    """In plain PyTorch."""
+    statistics, affine = (norm.running_mean, norm.running_var), (norm.weight, norm.bias)
+    return F.batch_norm(x, *statistics, *affine, norm.training, norm.momentum, norm.epsilon)
+
+
+def batch_statistics(x: Map, norm: Normalisation, moments: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """A batch's mean and biased variance, and what else `moments` gives; moves the running ones as `batch_norm` does.
+
+    Args:
+        x: a map of the size that is normalised.
+        norm: with the running statistics.
+        moments: computes them, without gradient.
+
+    Raises:
+        ValueError: there is one value per channel only.
+    """
+    check_count(x)
+    with torch.no_grad():
+        mean, variance, *others = moments()
+        move_running(norm, mean, variance, x)
+    return mean, variance, *others
 
 
 def check_count(x: Map) -> None:

@@ -20,7 +20,7 @@ def value_map(x: Map, kernel: Kernel) -> KnownPool:
         ValueError: fused was asked for where it cannot run.
     """
     left = runs_triton(x) or not convolved_as_it_is(x, kernel)
-    if left or not takes_fused("value_map", x, obstacle(kernel, None)):
+    if left or not takes_fused("value_map", x, obstacle(kernel)):
         return reference(x, kernel)
     return KnownPool(*fused.value_map(x, kernel))
 

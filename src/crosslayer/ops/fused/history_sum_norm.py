@@ -17,7 +17,7 @@ from torch import Tensor
 
 from crosslayer.ops.fused.claims import answers
 from crosslayer.ops.fused.layout import accumulator, new_map
-from crosslayer.ops.fused.light_terms import Norm
+from crosslayer.ops.fused.light_terms import Norm, through_statistics
 from crosslayer.ops.native import history_norm_passes as passes
 
 
@@ -78,8 +78,8 @@ def normalise_backward(
     """Gradients of o, the factors, weight and bias."""
     norm = Norm(weight, bias, mean, variance, keep, epsilon).exact(values[0])
     plain, weighted = passes.norm_sums(gradient, values, factors, norm)
-    of_weight, of_bias = norm.kept(weighted).sum(0) * norm.inverse, norm.kept(plain).sum(0)
-    through = (of_weight, of_bias) if own else (torch.zeros_like(of_weight), torch.zeros_like(of_bias))
+    affine = of_weight, of_bias = norm.affine_gradients(plain, weighted)
+    through = through_statistics(affine, own)
     of_sum, of_factors = passes.norm_gradients(gradient, values, factors, norm, through)
     return of_sum, of_factors.to(factors.dtype), of_weight.to(weight.dtype), of_bias.to(bias.dtype)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from crosslayer.ops.fused.backends import light_passes
 from crosslayer.ops.fused.layout import layout_of, new_map
 from crosslayer.ops.fused.light_terms import Incoming, Norm, Sums, Terms, kernel_of, taps_of
+from crosslayer.ops.fused.pooling import everywhere
 
 
 @torch.library.custom_op("crosslayer::light_merge_normalise_backward", mutates_args=())
@@ -41,8 +42,8 @@ def normalise_backward(
     """Gradients of x, shortcut, value_kernel, gate, scale, shortcut_kernel (of its centre if absent), weight, bias."""
     terms = Terms(x, shortcut, value_kernel, gate, scale, shortcut_kernel)
     norm = Norm(weight, None, mean, variance, keep, epsilon).exact(x)
-    everywhere = None if of_pool is None else of_pool.to(norm.mean.dtype) / (x.shape[2] * x.shape[3])
-    dx, ds, *small = map_gradients(Incoming(gradient, everywhere), terms, norm, merged)
+    same = None if of_pool is None else everywhere(of_pool, x)
+    dx, ds, *small = map_gradients(Incoming(gradient, same), terms, norm, merged)
     like = (value_kernel, gate, scale, value_kernel if shortcut_kernel is None else shortcut_kernel, weight, weight)
     kernel, own, old, carried, slope, shift = (outgoing(one, to.dtype) for one, to in zip(small, like, strict=True))
     return dx, ds, kernel, own, old, carried, slope, shift
@@ -68,7 +69,7 @@ def map_gradients(gradient: Incoming, terms: Terms, norm: Norm, merged: Tensor |
     exact = terms.changed(terms.x, terms.shortcut, lambda term: term.to(norm.mean.dtype))
     if merged is not None:
         merged, plain, weighted = passes.norm_sums(gradient, terms, norm, merged)
-        affine = norm.kept(weighted).sum(0) * norm.inverse, norm.kept(plain).sum(0)
+        affine = norm.affine_gradients(plain, weighted)
         dx, ds, sums = passes.merge_gradients(gradient, merged, terms, norm, affine)
     else:
         dx, ds, sums = passes.merge_gradients(gradient, None, terms, norm, None)
@@ -82,7 +83,7 @@ def affine_gradients(terms: Terms, sums: Sums, norm: Norm) -> tuple[Tensor, Tens
     of_z = terms.gate * sums.weighed_value(terms) + terms.scale * sums.centre
     if terms.shortcut_kernel is not None:
         of_z = of_z + (taps_of(terms.shortcut_kernel) * sums.of_shortcut).sum(1)
-    return norm.kept(of_z - norm.mean * sums.plain).sum(0) * norm.inverse, norm.kept(sums.plain).sum(0)
+    return norm.affine_gradients(sums.plain, of_z - norm.mean * sums.plain)
 
 
 def term_gradients(terms: Terms, sums: Sums) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -12,6 +12,7 @@ from crosslayer.ops.fused.backends import light_passes, runs_triton
 from crosslayer.ops.fused.layout import accumulator, new_map
 from crosslayer.ops.fused.light_gradients import normalise_backward
 from crosslayer.ops.fused.light_terms import Norm, Terms
+from crosslayer.ops.fused.pooling import pool_of_sums
 
 
 @torch.library.custom_op("crosslayer::light_merge_statistics", mutates_args=())
@@ -63,7 +64,7 @@ def normalise(
     terms = Terms(x, shortcut, value_kernel, gate, scale, shortcut_kernel)
     norm = Norm(weight, bias, mean, variance, keep, epsilon).exact(x)
     out, sums = light_passes(x).normalise(terms, norm, merged, pooled)
-    return out, (sums / (x.shape[2] * x.shape[3])).to(x.dtype) if pooled else x.new_empty(0)
+    return out, pool_of_sums(sums, x) if pooled else x.new_empty(0)
 
 
 @normalise.register_fake

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from crosslayer.ops.fused.layout import exact
@@ -49,6 +50,16 @@ class Norm(NamedTuple):
     def kept(self, rows: Tensor) -> Tensor:
         """Every image's row (batch × channels) times its keep factor."""
         return rows if self.keep is None else self.keep.view(-1, 1) * rows
+
+    def affine_gradients(self, plain: Tensor, weighted: Tensor) -> tuple[Tensor, Tensor]:
+        """Of weight and bias, from each image's Σ g and Σ g (z - μ), with g the gradient of what is normalised."""
+        return self.kept(weighted).sum(0) * self.inverse, self.kept(plain).sum(0)
+
+
+def through_statistics(affine: tuple[Tensor, Tensor], own: bool) -> tuple[Tensor, Tensor]:
+    """The gradients of weight and bias as far as they pass through the statistics: in full where these are own."""
+    of_weight, of_bias = affine
+    return affine if own else (torch.zeros_like(of_weight), torch.zeros_like(of_bias))
 
 
 class Incoming(NamedTuple):

@@ -4,6 +4,17 @@ import torch
 from torch import Tensor
 
 from crosslayer.ops.fused.backends import runs_triton
+from crosslayer.ops.fused.layout import exact
+
+
+def pool_of_sums(sums: Tensor, x: Tensor) -> Tensor:
+    """The pool of a map like x, from the sums over it."""
+    return (sums / (x.shape[2] * x.shape[3])).to(x.dtype)
+
+
+def everywhere(of_pool: Tensor, x: Tensor) -> Tensor:
+    """What a pool's gradient adds to every position of a map like x, in the precision of the arithmetic."""
+    return exact(of_pool, x) / (x.shape[2] * x.shape[3])
 
 
 @torch.library.custom_op("crosslayer::global_average_pool", mutates_args=())
@@ -13,7 +24,7 @@ def global_average_pool(x: Tensor) -> Tensor:
         return x.mean((2, 3))
     from crosslayer.ops.native.pooling import map_sums
 
-    return (map_sums(x) / (x.shape[2] * x.shape[3])).to(x.dtype)
+    return pool_of_sums(map_sums(x), x)
 
 
 @global_average_pool.register_fake

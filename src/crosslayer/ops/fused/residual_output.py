@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from crosslayer.ops.fused.layout import accumulator, new_map
-from crosslayer.ops.fused.light_terms import Incoming, Norm
+from crosslayer.ops.fused.light_terms import Incoming, Norm, through_statistics
+from crosslayer.ops.fused.pooling import everywhere, pool_of_sums
 from crosslayer.ops.native import residual_passes as passes
 
 
@@ -44,7 +45,7 @@ def residual_output(
     With `own`, μ and σ² are x's, from `statistics`, and the gradient goes through them.
     """
     out, sums = passes.output(x, shortcut, Norm(weight, bias, mean, variance, None, epsilon).exact(x))
-    return out, (sums / (x.shape[2] * x.shape[3])).to(x.dtype)
+    return out, pool_of_sums(sums, x)
 
 
 @residual_output.register_fake
@@ -66,8 +67,9 @@ def residual_output_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, shortcut, weight and bias."""
     norm = Norm(weight, None, mean, variance, None, epsilon).exact(x)
-    everywhere = of_pool.to(norm.mean.dtype) / (x.shape[2] * x.shape[3])
-    dx, ds, of_weight, of_bias = passes.gradients(Incoming(gradient, everywhere), out, x, norm, own=own)
+    incoming = passes.received(Incoming(gradient, everywhere(of_pool, x)))
+    affine = of_weight, of_bias = norm.affine_gradients(*passes.norm_sums(incoming, out, x, norm))
+    dx, ds = passes.gradients(incoming, out, x, norm, through_statistics(affine, own))
     return dx, ds, of_weight.to(weight.dtype), of_bias.to(weight.dtype)
 
 

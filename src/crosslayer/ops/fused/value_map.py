@@ -8,8 +8,9 @@ With g = dV + dpool / hw, for V = DW(x; K) and pool = Σ_hw V / hw:
 import torch
 from torch import Tensor
 
-from crosslayer.ops.fused.layout import exact, new_map
+from crosslayer.ops.fused.layout import new_map
 from crosslayer.ops.fused.light_terms import Incoming
+from crosslayer.ops.fused.pooling import everywhere, pool_of_sums
 from crosslayer.ops.native import value_map_passes as passes
 
 
@@ -17,7 +18,7 @@ from crosslayer.ops.native import value_map_passes as passes
 def value_map(x: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """DW(x; K), and its mean over each image's map."""
     value, sums = passes.convolve(x, kernel)
-    return value, (sums / (x.shape[2] * x.shape[3])).to(x.dtype)
+    return value, pool_of_sums(sums, x)
 
 
 @value_map.register_fake
@@ -28,8 +29,7 @@ def _(x: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("crosslayer::value_map_backward", mutates_args=())
 def value_map_backward(gradient: Tensor, of_pool: Tensor, x: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x and the kernel."""
-    everywhere = exact(of_pool, x) / (x.shape[2] * x.shape[3])
-    dx, of_kernel = passes.gradients(Incoming(gradient, everywhere), x, kernel)
+    dx, of_kernel = passes.gradients(Incoming(gradient, everywhere(of_pool, x)), x, kernel)
     return dx, of_kernel.to(kernel.dtype).contiguous()
 
 

@@ -1,4 +1,4 @@
-// Depth-wise convolutions of rows in scratch memory, with kernels that may differ from image to image, and their gradients.
+// Depth-wise convolutions of rows, with kernels that may differ from image to image, and their gradients.
 
 #pragma once
 

@@ -5,16 +5,13 @@
 namespace {
 
 template <class T, class A> void weighted_sum(History<T, A> history, Size size, T *out, int threads) {
-    const Size whole = flat(size);
-#pragma omp parallel for num_threads(threads)
-    for (Index program = 0; program < Place<A>::programs(whole); ++program) {
-        const Place<A> place(program, whole);
+    each_program<A>(size, threads, [&](const Place<A> &place) {
         each_tile(place, [&](const auto &tile) {
             Values<A> sums;
             sum_over_layers(tile, history, sums);
             tile.each([&](Index p, int group) { tile.store(sums[p][group], out, p, group); });
         });
-    }
+    });
 }
 
 // df_m = Σ dout ⊙ V_m over each image's map.

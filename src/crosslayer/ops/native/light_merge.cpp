@@ -29,8 +29,7 @@ INLINE Kernel<A, TAPS> value_kernel(const Place<A, WHOLE> &place, const Terms<A>
 template <int COUNT, class A, bool WHOLE>
 INLINE Kernel<A, COUNT> shortcut_kernel(const Place<A, WHOLE> &place, const Terms<A> &terms, int group) {
     Kernel<A, COUNT> made{};
-    if constexpr (COUNT == TAPS)
-        for (int i = 0; i < TAPS; ++i) made.taps[i] = place.of(terms.shortcut_kernel, i, group);
+    if constexpr (COUNT == TAPS) made = kernel_of(place, terms.shortcut_kernel, group);
     made.taps[COUNT / 2] += place.of(terms.scale, place.image, group);
     if (terms.times) made.multiply(place.of(terms.times, place.image, group));
     return made;
@@ -174,16 +173,16 @@ void read_norm_gradient(
 ) {
     if (row == place.size.height) return into.clear();
     for (int group = 0; group < place.groups; ++group) {
-        const auto [alpha, same, gamma] = given[group];
+        const Coefficients<A> own = given[group];
         const T *dout = place.at(gradient, row);
         Vec<A> sum{}, *const dz = into[group];
         if (merged) {
             const T *z = place.at(merged, row);
             for (Index w = 0; w < place.size.width; ++w, dout += place.size.channels, z += place.size.channels)
-                sum += dz[w] = alpha * place.load(dout, group) + (same - gamma * place.load(z, group));
+                sum += dz[w] = own.of(place.load(dout, group), place.load(z, group));
         } else
             for (Index w = 0; w < place.size.width; ++w, dout += place.size.channels)
-                sum += dz[w] = alpha * place.load(dout, group) + same;
+                sum += dz[w] = own.alpha * place.load(dout, group) + own.same;
         sums[group] += sum;
     }
 }

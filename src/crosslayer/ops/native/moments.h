@@ -26,12 +26,9 @@ template <class A> void over_images(const A *means, const A *deviations, const S
 // costs no digits.
 template <class A, class Make>
 void moments_of(const Size &size, A *mean, A *variance, int threads, Make make) {
-    const Size whole = flat(size);
     std::vector<A> means(size.batch * size.channels), deviations(means.size());
-    const A share = A(1) / whole.width;
-#pragma omp parallel for num_threads(threads)
-    for (Index program = 0; program < Place<A>::programs(whole); ++program) {
-        const Place<A> place(program, whole);
+    const A share = A(1) / (size.height * size.width);
+    each_program<A>(size, threads, [&](const Place<A> &place) {
         Vec<A> start[GROUPS], sum[GROUPS] = {}, squares[GROUPS] = {};
         bool begun = false;
         each_tile(place, [&](const auto &tile) {
@@ -49,6 +46,6 @@ void moments_of(const Size &size, A *mean, A *variance, int threads, Make make) 
             place.put(start[group] + sum[group] * share, means.data(), place.image, group);
             place.put(squares[group] - sum[group] * sum[group] * share, deviations.data(), place.image, group);
         }
-    }
+    });
     over_images(means.data(), deviations.data(), size, mean, variance);
 }

@@ -90,10 +90,7 @@ template <class A> class AllCoefficients {
 // Writes what `make` fills tiles with, which is given the normalisation; and its sums over each image's map, if asked for.
 template <class T, class A, class Make>
 void normalised(const Size &size, const Norm<A> &norm, T *out, A *sums, int threads, Make make) {
-    const Size whole = flat(size);
-#pragma omp parallel for num_threads(threads)
-    for (Index program = 0; program < Place<A>::programs(whole); ++program) {
-        const Place<A> place(program, whole);
+    each_program<A>(size, threads, [&](const Place<A> &place) {
         const Affine<A> affine(place, norm);
         Vec<A> sum[GROUPS] = {};
         each_tile(place, [&](const auto &tile) {
@@ -106,16 +103,13 @@ void normalised(const Size &size, const Norm<A> &norm, T *out, A *sums, int thre
         });
         if (sums)
             for (int group = 0; group < place.groups; ++group) place.put(sum[group], sums, place.image, group);
-    }
+    });
 }
 
 // Σ g and Σ g ⊙ (z - μ) over each image's map; `make` fills tiles with z and with g, the gradient of the normalisation's output.
 template <class A, class Make>
 void norm_sums_of(const Size &size, const Norm<A> &norm, A *plain, A *weighted, int threads, Make make) {
-    const Size whole = flat(size);
-#pragma omp parallel for num_threads(threads)
-    for (Index program = 0; program < Place<A>::programs(whole); ++program) {
-        const Place<A> place(program, whole);
+    each_program<A>(size, threads, [&](const Place<A> &place) {
         const Affine<A> affine(place, norm);
         Vec<A> centre[GROUPS], sum[GROUPS] = {}, product[GROUPS] = {};
         for (int group = 0; group < place.groups; ++group) centre[group] = place.of(norm.mean, 0, group);
@@ -131,5 +125,5 @@ void norm_sums_of(const Size &size, const Norm<A> &norm, A *plain, A *weighted, 
             place.put(sum[group], plain, place.image, group);
             place.put(product[group], weighted, place.image, group);
         }
-    }
+    });
 }

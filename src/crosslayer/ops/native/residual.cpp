@@ -42,10 +42,7 @@ void gradients(
     Incoming<T, A> gradient, const T *out, const T *x, Size size, Norm<A> norm, NormGradient<A> of_norm, T *dx, T *ds,
     int threads
 ) {
-    const Size whole = flat(size);
-#pragma omp parallel for num_threads(threads)
-    for (Index program = 0; program < Place<A>::programs(whole); ++program) {
-        const Place<A> place(program, whole);
+    each_program<A>(size, threads, [&](const Place<A> &place) {
         const AllCoefficients<A> coefficients(place, norm, of_norm);
         each_tile(place, [&](const auto &tile) {
             tile.each([&](Index p, int group) {
@@ -54,7 +51,7 @@ void gradients(
                 tile.store(g, ds, p, group);
             });
         });
-    }
+    });
 }
 
 }  // namespace

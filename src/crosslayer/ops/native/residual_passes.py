@@ -5,7 +5,8 @@ from torch import Tensor
 
 from crosslayer.ops.fused.layout import accumulator
 from crosslayer.ops.fused.light_terms import Incoming, Norm
-from crosslayer.ops.native.normalisation import received, structure
+from crosslayer.ops.native.normalisation import received as received  # one of the passes
+from crosslayer.ops.native.normalisation import structure
 from crosslayer.ops.native.types import address, addresses, call, lying, lying_as, size_of
 
 
@@ -26,16 +27,21 @@ def output(x: Tensor, shortcut: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
     return lying_as(x, out), sums
 
 
-def gradients(
-    gradient: Incoming, out: Tensor, x: Tensor, norm: Norm, *, own: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of x, the shortcut, w and b, in two passes; with `own`, μ and σ² are x's own."""
-    gradient, maps = received(gradient), (lying(out), lying(x))
-    given = (addresses(*gradient), *map(address, maps), size_of(x), structure(norm))
+def norm_sums(gradient: Incoming, out: Tensor, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    """The first pass backward: Σ g and Σ g (x - μ) for each image and channel."""
+    out, x = lying(out), lying(x)
     plain, weighted = norm.mean.new_empty((2, *x.shape[:2])).unbind()
+    given = (addresses(*gradient), address(out), address(x), size_of(x), structure(norm))
     call("residual", "norm_sums", x.dtype, *given, address(plain), address(weighted))
-    of_weight, of_bias = weighted.sum(0) * norm.inverse, plain.sum(0)
-    through = (of_weight, of_bias) if own else (torch.zeros_like(of_weight), torch.zeros_like(of_bias))
-    dx, ds = torch.empty_like(maps[1]), torch.empty_like(maps[1])
-    call("residual", "gradients", x.dtype, *given, addresses(*through), address(dx), address(ds))
-    return lying_as(x, dx), lying_as(x, ds), of_weight, of_bias
+    return plain, weighted
+
+
+def gradients(
+    gradient: Incoming, out: Tensor, x: Tensor, norm: Norm, through: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The second pass backward: dx and ds; `through` are dw and db as far as they pass through the statistics."""
+    out, map_ = lying(out), lying(x)
+    dx, ds = torch.empty_like(map_), torch.empty_like(map_)
+    given = (addresses(*gradient), address(out), address(map_), size_of(x), structure(norm), addresses(*through))
+    call("residual", "gradients", x.dtype, *given, address(dx), address(ds))
+    return lying_as(x, dx), lying_as(x, ds)

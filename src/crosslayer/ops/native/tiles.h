@@ -28,7 +28,7 @@ template <class A, bool WHOLE> class Tile {
     }
     template <class T> INLINE Vec<A> load(const T *map, Index p, int group) const {
         const T *const from = place.at(map, 0) + offset + p * place.size.channels;
-        __builtin_prefetch((const char *)(from + group * Lanes<A>::count) + AHEAD, 0, 3);
+        __builtin_prefetch((const char *)(from + group * Lanes<A>::count) + AHEAD, 0, 3);  // to the nearest cache
         return load(from, group);
     }
     template <class T> INLINE void store(const Vec<A> &vector, T *map, Index p, int group) const {
@@ -62,4 +62,11 @@ template <class A, class Use> INLINE void each_tile(const Place<A> &place, Use u
     if (place.channels == Place<A>::BLOCK)
         for (; first + POSITIONS <= place.size.width; first += POSITIONS) use(Tile<A, true>(place, first));
     for (; first < place.size.width; first += POSITIONS) use(Tile<A, false>(place, first));
+}
+
+// Calls `use` with every program's place in maps as long rows, on so many threads.
+template <class A, class Use> void each_program(const Size &size, int threads, Use use) {
+    const Size whole = flat(size);
+#pragma omp parallel for num_threads(threads)
+    for (Index program = 0; program < Place<A>::programs(whole); ++program) use(Place<A>(program, whole));
 }
