@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from crosslayer.ops import KnownPool
+from crosslayer.ops import KnownPool, Normalisation, residual_output
 from crosslayer.ops.shapes import InputMap, Map, Prefix, ReadMap, Taps
 
 StateT = TypeVar("StateT")
@@ -84,6 +84,12 @@ class Mechanism(nn.Module, Generic[StateT]):
     def gate(self, t: int, taps: Taps, state: StateT) -> tuple[Map, StateT]:
         """Block t's residual branch (the last tap) before it is added to the shortcut."""
         return taps[-1], state
+
+    def end_block(
+        self, t: int, convolved: Map, shortcut: Map, norm: Normalisation, state: StateT
+    ) -> tuple[Map, StateT]:
+        """Block t from its last convolution on, ReLU(BN(x) + s) and `merge`; called where there is `pools_output`."""
+        return self.merge(t, residual_output(convolved, shortcut, norm), shortcut, state)
 
     def merge(self, t: int, out: KnownPool, shortcut: Map, state: StateT) -> tuple[Map, StateT]:
         """Block t's output, after its last activation; with `pools_output` its pool may be known."""

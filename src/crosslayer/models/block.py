@@ -6,7 +6,7 @@ from torch import nn
 
 from crosslayer.mechanisms import Mechanism
 from crosslayer.mechanisms.batch_norm import counted, plain_norm
-from crosslayer.ops import KnownPool, residual_output
+from crosslayer.ops import KnownPool
 from crosslayer.ops.shapes import InputMap, Map, Taps
 
 
@@ -92,11 +92,9 @@ def finished(
     """
     norm = block.last_norm
     if mechanism.pools_output and plain_norm(norm):
-        out = residual_output(convolved, shortcut, counted(norm))
-    else:
-        branch, state = mechanism.gate(block.index, (*inner, norm(convolved)), state)
-        out = KnownPool(block.relu(branch + shortcut))
-    return mechanism.merge(block.index, out, shortcut, state)
+        return mechanism.end_block(block.index, convolved, shortcut, counted(norm), state)
+    branch, state = mechanism.gate(block.index, (*inner, norm(convolved)), state)
+    return mechanism.merge(block.index, KnownPool(block.relu(branch + shortcut)), shortcut, state)
 
 
 def convolution(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
