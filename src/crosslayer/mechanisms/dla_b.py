@@ -25,14 +25,13 @@ from typing import Literal, NamedTuple, final
 import torch
 from torch import Tensor
 
+from crosslayer.mechanisms.base_form import BaseForm
 from crosslayer.mechanisms.cells import CELLS, ActivationName, CellName, Context, check_cell_options
-from crosslayer.mechanisms.forms import FORMS, normalised_prefix
-from crosslayer.mechanisms.interface import Mechanism, StageShape, register, unknown_name
-from crosslayer.mechanisms.module_list import TypedModuleList
-from crosslayer.mechanisms.mrla_b import append_layer, readers, stack_attention
-from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head, check_attention_options
+from crosslayer.mechanisms.interface import StageShape, register, unknown_name
+from crosslayer.mechanisms.mrla_b import append_layer, stack_attention
+from crosslayer.mechanisms.query_key_value import check_attention_options
 from crosslayer.ops import KnownPool, StoredValue, history_weights, pool_of, store_value
-from crosslayer.ops.shapes import HeadWeights, History, InputMap, Map, Prefix, Vector
+from crosslayer.ops.shapes import HeadWeights, History, InputMap, Map, Vector
 
 ContextName = Literal["per_sample", "first_sample"]
 
@@ -84,43 +83,32 @@ class State(NamedTuple):
 
 
 @final
-class DLABase(Mechanism[State]):
-    """DLA-B in one stage: one cell, projections and a normalised branch per block."""
-
-    pools_output = True
+class DLABase(BaseForm[State]):
+    """DLA-B in one stage: what the base forms share, and one cell."""
 
     def __init__(self, shape: StageShape, config: Config) -> None:
-        super().__init__(shape, config)
-        form, channels, blocks = FORMS[shape.layout], shape.channels, range(shape.depth)
-        self.head_channels = channels_per_head(channels, config.head_channels or form.head_channels)
-        self.depth, self.window = shape.depth, form.window or shape.depth
+        super().__init__(shape, config.head_channels, config.drop_path)
         self.seen_context = CONTEXTS[config.context]
         reduction = config.reduction or published_reduction(shape)
-        self.cell = CELLS[config.cell](channels, reduction, config.activation)
-        self.norms = TypedModuleList(form.norm(channels) for _ in blocks)
-        self.projections = TypedModuleList(QueryKeyValue(channels) for _ in blocks)
-        self.branches = TypedModuleList(form.base_branch(channels, config.drop_path) for _ in blocks)
+        self.cell = CELLS[config.cell](shape.channels, reduction, config.activation)
 
     def start(self, x: InputMap, carry: Tensor | None) -> State:
         """Nothing stored, no context."""
         return State(None, [], None, [])
 
-    def merge(self, t: int, out: KnownPool, shortcut: Map, state: State) -> tuple[Map, State]:
+    def attend(self, t: int, out: Map, pooled: Vector, value: KnownPool, state: State) -> tuple[Map, State]:
         """Steps the context, refreshes what is stored, attends from block t to all blocks up to it."""
-        projection, x = self.projections[t], self.norms[t](out.of)
         if t % self.window == 0:
             state = State(state.context, [], None, state.weights)
-        pooled = pool_of(x, out)
         before = state.context or self.cell.context(self.cell.start(pooled))
         own, old = self.inputs(pooled, state.stored)
         context = self.cell.context(self.cell.step(own, *before))
         stored = state.stored and self.refresh(state.stored, old, context)
-        query, key = projection.query_key(pooled)
-        value = projection.value_map(x)
+        query, key = self.projections[t].query_key(pooled)
         stored = store(stored, key, pool_of(value.of, value))
-        values = [*state.values, store_value(value.of, readers(t, self.window, self.depth))]
+        values = [*state.values, store_value(value.of, self.readers(t))]
         weights = history_weights(query, stored.keys, self.head_channels)
-        merged = self.branches[t].merge(out.of, values, weights, stored.gates)
+        merged = self.branches[t].merge(out, values, weights, stored.gates)
         return merged, State(context, values, stored, [*state.weights, weights])
 
     def inputs(self, pooled: Vector, stored: Stored | None) -> tuple[Tensor, Tensor]:
@@ -134,10 +122,6 @@ class DLABase(Mechanism[State]):
         recalled, memory = (one.unsqueeze(1) for one in self.seen_context(context))
         key_gates, value_gates = torch.sigmoid(self.cell.step(rows, recalled, memory).memory).chunk(2, dim=1)
         return Stored(stored.keys * key_gates, stored.pools * value_gates, stored.gates * value_gates)
-
-    def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:
-        """Adds a class token's normalised copy to it."""
-        return prefix + self.branches[t](normalised_prefix(self.norms[t], prefix))
 
     def attention(self, state: State) -> Tensor:
         """The softmax weights, zero above the diagonal."""

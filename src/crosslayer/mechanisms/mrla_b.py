@@ -17,12 +17,11 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from crosslayer.mechanisms.forms import FORMS, normalised_prefix
-from crosslayer.mechanisms.interface import Mechanism, StageShape, register
-from crosslayer.mechanisms.module_list import TypedModuleList
-from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head, check_attention_options
-from crosslayer.ops import KnownPool, StoredValue, history_weights, pool_of, store_value
-from crosslayer.ops.shapes import GrowingWeights, HeadWeights, History, InputMap, LongerHistory, Map, Prefix, Vector
+from crosslayer.mechanisms.base_form import BaseForm
+from crosslayer.mechanisms.interface import StageShape, register
+from crosslayer.mechanisms.query_key_value import check_attention_options
+from crosslayer.ops import KnownPool, StoredValue, history_weights, store_value
+from crosslayer.ops.shapes import GrowingWeights, HeadWeights, History, InputMap, LongerHistory, Map, Vector
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,47 +50,29 @@ class State(NamedTuple):
 
 
 @final
-class MRLABase(Mechanism[State]):
-    """MRLA-B in one stage: projections and a normalised branch per block."""
-
-    pools_output = True
+class MRLABase(BaseForm[State]):
+    """MRLA-B in one stage."""
 
     def __init__(self, shape: StageShape, config: Config) -> None:
-        super().__init__(shape, config)
-        form, channels, blocks = FORMS[shape.layout], shape.channels, range(shape.depth)
-        self.head_channels = channels_per_head(channels, config.head_channels or form.head_channels)
-        self.depth, self.window = shape.depth, form.window or shape.depth
-        self.norms = TypedModuleList(form.norm(channels) for _ in blocks)
-        self.projections = TypedModuleList(QueryKeyValue(channels) for _ in blocks)
-        self.branches = TypedModuleList(form.base_branch(channels, config.drop_path) for _ in blocks)
+        super().__init__(shape, config.head_channels, config.drop_path)
 
     def start(self, x: InputMap, carry: Tensor | None) -> State:
         """Nothing stored."""
         return State([], None, [])
 
-    def merge(self, t: int, out: KnownPool, shortcut: Map, state: State) -> tuple[Map, State]:
+    def attend(self, t: int, out: Map, pooled: Vector, value: KnownPool, state: State) -> tuple[Map, State]:
         """Attends from block t to itself and all blocks before it."""
-        projection, x = self.projections[t], self.norms[t](out.of)
         if t % self.window == 0:
             state = State([], None, state.weights)
-        query, key = projection.query_key(pool_of(x, out))
-        values = [*state.values, store_value(projection.value_map(x).of, readers(t, self.window, self.depth))]
+        query, key = self.projections[t].query_key(pooled)
+        values = [*state.values, store_value(value.of, self.readers(t))]
         keys = append_layer(state.keys, key)
         weights = history_weights(query, keys, self.head_channels)
-        return self.branches[t].merge(out.of, values, weights), State(values, keys, [*state.weights, weights])
-
-    def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:
-        """Adds a class token's normalised copy to it."""
-        return prefix + self.branches[t](normalised_prefix(self.norms[t], prefix))
+        return self.branches[t].merge(out, values, weights), State(values, keys, [*state.weights, weights])
 
     def attention(self, state: State) -> Tensor:
         """The softmax weights, zero above the diagonal."""
         return stack_attention(state.weights)
-
-
-def readers(t: int, window: int, depth: int) -> int:
-    """How many blocks read what block t stores: itself and those after it, until all is forgotten or the stage ends."""
-    return min(window - t % window, depth - t)
 
 
 def append_layer(history: History | None, new: Vector) -> LongerHistory:

@@ -6,7 +6,7 @@ from torch import nn
 from typing_extensions import TypeIs
 
 from crosslayer.mechanisms.channel_convolution import ChannelConvolution
-from crosslayer.ops import KnownPool, value_map
+from crosslayer.ops import KnownPool, Normalisation, residual_output, residual_value, value_map
 from crosslayer.ops.shapes import Map, Vector
 
 
@@ -43,6 +43,13 @@ class QueryKeyValue(nn.Module):
     def value_map(self, x: Map) -> KnownPool:
         """The value of a map; a convolution that has been exchanged for another module is called as it is."""
         return value_map(x, self.value.weight) if plain_depthwise(self.value) else KnownPool(self.value(x))
+
+    def residual_value(self, x: Map, shortcut: Map, norm: Normalisation) -> tuple[KnownPool, KnownPool]:
+        """A block's output ReLU(BN(x) + s) and its value; an exchanged convolution is called as it is."""
+        if plain_depthwise(self.value):
+            return residual_value(x, shortcut, norm, self.value.weight)
+        out = residual_output(x, shortcut, norm)
+        return out, self.value_map(out.of)
 
 
 def plain_depthwise(value: nn.Module) -> TypeIs[nn.Conv2d]:

@@ -7,6 +7,7 @@ from crosslayer.ops.light_merge_norm import light_merge_norm
 from crosslayer.ops.normalisation import Normalisation
 from crosslayer.ops.pooling import KnownPool, global_average_pool, pool_of
 from crosslayer.ops.residual_output import residual_output
+from crosslayer.ops.residual_value import residual_value
 from crosslayer.ops.selection import get_implementation, implementation, set_implementation
 from crosslayer.ops.value_map import value_map
 
@@ -25,6 +26,7 @@ __all__ = [
     "light_merge_norm",
     "pool_of",
     "residual_output",
+    "residual_value",
     "set_implementation",
     "store_value",
     "value_map",

@@ -1,5 +1,7 @@
 """The end of a residual block: normalisation, addition to the shortcut, ReLU, and the pool that follows."""
 
+from torch import Tensor
+
 from crosslayer.ops.fused import residual_output as fused
 from crosslayer.ops.fused.backends import runs_triton
 from crosslayer.ops.normalisation import Normalisation, batch_norm, batch_statistics
@@ -18,11 +20,15 @@ def residual_output(x: Map, shortcut: Map, norm: Normalisation) -> KnownPool:
     """
     if not takes_fused("residual_output", x) or runs_triton(x) or x.dtype != shortcut.dtype:
         return reference(x, shortcut, norm)
-    mean, variance = norm.running_mean, norm.running_var
-    if norm.training:
-        mean, variance = batch_statistics(x, norm, lambda: fused.statistics(x.detach()))
-    rows = (norm.weight, norm.bias, mean, variance)
+    rows = (norm.weight, norm.bias, *known_statistics(x, norm))
     return KnownPool(*fused.residual_output(x, shortcut, *rows, norm.epsilon, norm.training))
+
+
+def known_statistics(x: Map, norm: Normalisation) -> tuple[Tensor, ...]:
+    """Mean and biased variance that x is normalised with: the batch's own in training, which moves the running ones."""
+    if norm.training:
+        return batch_statistics(x, norm, lambda: fused.statistics(x.detach()))
+    return norm.running_mean, norm.running_var
 
 
 def reference(x: Map, shortcut: Map, norm: Normalisation) -> KnownPool:

@@ -91,19 +91,31 @@ template <class A, int COUNT> struct TapProducts {
     }
 };
 
-// One map's row of gradients, DWᵀ(dz; K) plus what `passed` adds, and its products, in one group.
-template <class T, class A, int COUNT, bool WHOLE, class Passed>
-INLINE void write_gradient(
-    Kernel<A, COUNT> transposed, const Window<A> &dz, const T *map, const Place<A, WHOLE> &place, int group, T *to,
-    TapProducts<A, COUNT> &products, Passed passed
+// A row of gradients in one group: `own` gives a position's vector of the map that was convolved, which goes into the products;
+// `use` receives that and DWᵀ(dz; K) there. Both are given how far from the row's beginning the position lies.
+template <class A, int COUNT, bool WHOLE, class Own, class Use>
+INLINE void walk_gradient(
+    Kernel<A, COUNT> transposed, const Window<A> &dz, const Place<A, WHOLE> &place, int group,
+    TapProducts<A, COUNT> &products, Own own, Use use
 ) {
     TapProducts<A, COUNT> local = products;
-    const Index ahead = place.size.width * place.size.channels;
     walk<COUNT>(dz, group, place.size.width, [&](Index w, const auto &around) {
         const Index at = w * place.size.channels;
-        place.store(passed(at, transposed.at(around)), to + at, group);
-        local.add(around, place.load(map + at, group));
-        place.fetch(map + at + ahead, group);
+        const Vec<A> value = own(at);
+        use(at, value, transposed.at(around));
+        local.add(around, value);
     });
     products = local;
+}
+
+// The same for a map that lies in memory, whose next row is asked for; written is DWᵀ(dz; K) plus what `passed` adds.
+template <class T, class A, int COUNT, bool WHOLE, class Passed>
+INLINE void write_gradient(
+    const Kernel<A, COUNT> &transposed, const Window<A> &dz, const T *map, const Place<A, WHOLE> &place, int group, T *to,
+    TapProducts<A, COUNT> &products, Passed passed
+) {
+    const auto own = [&](Index at) INLINE_LAMBDA { return place.load_and_fetch(map + at, group); };
+    walk_gradient(transposed, dz, place, group, products, own, [&](Index at, const Vec<A> &, const Vec<A> &made) INLINE_LAMBDA {
+        place.store(passed(at, made), to + at, group);
+    });
 }

@@ -57,6 +57,12 @@ template <class A, bool WHOLE = false> class Place {
         __builtin_prefetch(block + group * Lanes<A>::count, 0, 2);  // beyond the map's end it does nothing
     }
 
+    // A group's channels in a row, having asked for those of the row after it.
+    template <class T> INLINE Vec<A> load_and_fetch(const T *block, int group) const {
+        fetch(block + size.width * size.channels, group);
+        return load(block, group);
+    }
+
     // Where the block begins at a row's first position; the next position is `size.channels` further on.
     template <class T> T *at(T *map, Index row) const {
         return map + (image * size.height + row) * size.width * size.channels + first;
@@ -133,12 +139,9 @@ template <class A> class Row {
     void read(const T *map, const Place<A, WHOLE> &place, Index row, Make make) {
         if (row < 0 || row >= place.size.height) return clear();
         const T *from = place.at(map, row);
-        const Index ahead = width * place.size.channels;
         for (Index w = 0; w < width; ++w, from += place.size.channels)
-            for (int group = 0; group < place.groups; ++group) {
-                (*this)[group][w] = make(place.load(from, group), group);
-                place.fetch(from + ahead, group);
-            }
+            for (int group = 0; group < place.groups; ++group)
+                (*this)[group][w] = make(place.load_and_fetch(from, group), group);
     }
 
   private:

@@ -2,8 +2,7 @@
 //
 //     V = DW(x; K)
 
-#include "depthwise.h"
-#include "normalisation.h"
+#include "value.h"
 
 namespace {
 
@@ -32,39 +31,33 @@ void convolve(const T *x, const A *taps, Size size, T *value, A *sums, int threa
     }
 }
 
-// dx = DWᵀ(g; K), and Σ g ⊙ (x shifted by each tap) over each image's map.
-template <class T, class A, bool WHOLE>
-void gradients(
-    Incoming<T, A> gradient, const T *x, const A *taps, Size size, T *dx, A *products, int threads
-) {
-#pragma omp parallel num_threads(threads)
-    {
-        Window<A> gs(size.width);
-#pragma omp for
-        for (Index program = 0; program < Place<A, WHOLE>::programs(size); ++program) {
-            const Place<A, WHOLE> place(program, size);
-            Kernel<A, TAPS> transposed[GROUPS];
-            Vec<A> everywhere[GROUPS];
-            TapProducts<A, TAPS> sums[GROUPS];
-            for (int group = 0; group < place.groups; ++group) {
-                transposed[group] = kernel_of(place, taps, group).transposed();
-                everywhere[group] = place.of(gradient.everywhere, place.image, group);
-            }
-            const auto whole = [&](const Vec<A> &own, int group) { return own + everywhere[group]; };
-            gs.here.clear();
-            gs.below.read(gradient.map, place, 0, whole);
-            for (Index h = 0; h < size.height; ++h) {
-                gs.move();
-                gs.below.read(gradient.map, place, h + 1, whole);
-                for (int group = 0; group < place.groups; ++group)
-                    write_gradient(
-                        transposed[group], gs, place.at(x, h), place, group, place.at(dx, h), sums[group],
-                        [](Index, const Vec<A> &made) { return made; }
-                    );
-            }
-            for (int group = 0; group < place.groups; ++group) sums[group].put(place, products, group);
-        }
+// dx = DWᵀ(g; K), row by row.
+template <class T, class A> class MapGradient {
+  public:
+    MapGradient(const T *x, T *dx) : x(x), dx(dx) {}
+
+    template <bool WHOLE>
+    INLINE void write(
+        const Kernel<A, TAPS> &transposed, const Window<A> &g, const Place<A, WHOLE> &place, Index row, int group,
+        TapProducts<A, TAPS> &products
+    ) {
+        write_gradient(
+            transposed, g, place.at(x, row), place, group, place.at(dx, row), products,
+            [](Index, const Vec<A> &made) INLINE_LAMBDA { return made; }
+        );
     }
+    template <bool WHOLE> void end(const Place<A, WHOLE> &) const {}
+
+  private:
+    const T *const x;
+    T *const dx;
+};
+
+template <class T, class A, bool WHOLE>
+void gradients(Incoming<T, A> gradient, const T *x, const A *taps, Size size, T *dx, A *products, int threads) {
+    value_gradients<T, A, WHOLE>(gradient, taps, size, products, threads, [=](const auto &) {
+        return MapGradient<T, A>(x, dx);
+    });
 }
 
 }  // namespace

@@ -1,0 +1,124 @@
+"""The end of a residual block with its value, against the float64 reference, forward and every gradient."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from crosslayer.ops import Normalisation, implementation, pool_of, residual_value
+from crosslayer.ops.fused import residual_value as fused
+from tests.ops import test_residual_output
+from tests.ops.maps import LAYOUTS, SIZES, TOLERANCE, assert_close, laid_out, noise, refused
+from tests.ops.test_residual_output import BLOCKS
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+
+def case(shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """What ends a block, a kernel, and the gradients that come in to the value and its pool."""
+    draw = noise(1)
+    value = {"k": draw(shape[1], 1, 3, 3), "of_value": draw(*shape), "of_value_pool": draw(*shape[:2])}
+    return test_residual_output.case(shape) | value
+
+
+def cast(given: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Maps and the kernel in a dtype, what else is small in one that is at least float32."""
+    return test_residual_output.cast(given, dtype)
+
+
+def normalisation(leaf: dict[str, Tensor], training: bool) -> Normalisation:
+    """With the leaf's own running statistics."""
+    return Normalisation(leaf["w"], leaf["b"], leaf["mean"], leaf["var"], training, 0.1, 1e-5)
+
+
+def run(impl: str, given: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
+    """Output, value, their pools, the gradients of everything, and the running statistics that are left behind."""
+    leaf = {name: one.detach().clone(memory_format=torch.preserve_format) for name, one in given.items()}
+    wanted = [leaf[name].requires_grad_() for name in "xswbk"]
+    with implementation(impl):
+        out, value = residual_value(leaf["x"], leaf["s"], normalisation(leaf, training), leaf["k"])
+        made = {"out": out.of, "pool": pool_of(out.of, out), "value": value.of, "value_pool": pool_of(value.of, value)}
+    incoming = [leaf[name] for name in ("incoming", "of_pool", "of_value", "of_value_pool")]
+    incoming = [one.to(of.dtype) for one, of in zip(incoming, made.values(), strict=True)]
+    gradients = torch.autograd.grad(list(made.values()), wanted, incoming)
+    found = made | {"mean": leaf["mean"], "var": leaf["var"]}
+    return found | {f"d{name}": one for name, one in zip("xswbk", gradients, strict=True)}
+
+
+def check(device: str, shape: tuple[int, ...], dtype: torch.dtype, layout: str, training: bool) -> None:
+    rounded = {name: one.double() for name, one in cast(case(shape), dtype).items()}
+    expected = run("reference", rounded, training)
+    given = {name: one.to(device) for name, one in cast(rounded, dtype).items()}
+    maps = {name: laid_out(given[name], layout) for name in ("x", "s", "incoming", "of_value")}
+    found = run("fused", given | maps, training)
+    assert found["out"].dtype == found["value"].dtype == dtype
+    for name, one in found.items():
+        assert_close(one, expected[name], dtype, name)
+
+
+@pytest.mark.parametrize("shape", SIZES + BLOCKS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_size_and_layout(device: str, shape: tuple[int, ...], layout: str):
+    check(device, shape, torch.float64, layout, training=shape[0] * shape[2] * shape[3] > 1)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("training", [True, False])
+def test_every_precision_and_mode(device: str, dtype: torch.dtype, training: bool):
+    with refused(dtype, device):
+        check(device, (2, 32, 3, 4), dtype, "channels_last", training)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_empty_batch(device: str, training: bool):
+    check(device, (0, 6, 5, 4), torch.float32, "channels_last", training)
+
+
+def test_a_single_value_has_no_variance(device: str):
+    given = {name: one.float().to(device) for name, one in case((1, 6, 1, 1)).items()}
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        run("fused", given, True)
+
+
+def test_what_is_no_number_is_not_hidden(device: str):
+    given = {name: one.float().to(device) for name, one in case((2, 6, 5, 4)).items()}
+    given["x"][0, 0, 2, 2] = torch.nan
+    found, expected = run("fused", given, False), run("reference", given, False)
+    assert found["value"].isnan().sum() == 9
+    for name in ("out", "pool", "value_pool", "ds", "dk"):
+        assert torch.equal(found[name].isnan(), expected[name].isnan()), name
+
+
+def test_the_output_is_not_kept(device: str):
+    given = {name: one.float().to(device) for name, one in case((2, 6, 5, 4)).items()}
+    x, shortcut = given["x"].requires_grad_(), given["s"].requires_grad_()
+    kept: list[Tensor] = []
+    with implementation("fused"), torch.autograd.graph.saved_tensors_hooks(kept.append, lambda saved: saved):
+        out, _ = residual_value(x, shortcut, normalisation(given, True), given["k"])
+    if out.pool is None:
+        pytest.skip("PyTorch computes it here")
+    maps = {saved.data_ptr() for saved in kept if saved is not None and saved.shape == x.shape}
+    assert maps == {x.data_ptr(), shortcut.data_ptr()}
+
+
+def test_maps_of_two_dtypes_and_other_kernels_are_left_to_pytorch(device: str):
+    given = {name: one.to(device) for name, one in cast(case((2, 6, 5, 4)), torch.bfloat16).items()}
+    mixed = given | {name: given[name].float() for name in ("s", "k", "incoming", "of_value")}
+    assert run("auto", mixed, True)["value"].dtype == torch.float32
+    wide = {name: one.to(device) for name, one in case((2, 6, 5, 4)).items()}
+    wide["k"] = noise()(6, 1, 5, 5).to(device)
+    found, expected = run("auto", wide, True), run("reference", wide, True)
+    for name, one in found.items():
+        torch.testing.assert_close(one, expected[name], msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by opcheck itself
+def test_ops_are_well_registered(layout: str):
+    given = {name: one.float() for name, one in case((2, 6, 2, 2)).items()}
+    maps = {name: laid_out(given[name], layout) for name in ("x", "s", "incoming", "of_value")}
+    rows, tail = [given[name] for name in ("w", "b", "mean", "var")], (1e-5, True)
+    incoming = (maps["incoming"], given["of_pool"], maps["of_value"], given["of_value_pool"])
+    torch.library.opcheck(fused.residual_value_backward, (*incoming, maps["x"], maps["s"], *rows, given["k"], *tail))
+    leaves = [one.detach().requires_grad_() for one in (maps["x"], maps["s"], *rows[:2])]
+    torch.library.opcheck(fused.residual_value, (*leaves, *rows[2:], given["k"].requires_grad_(), *tail))
