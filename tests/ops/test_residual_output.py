@@ -99,15 +99,17 @@ def test_maps_of_two_dtypes_are_left_to_pytorch(device: str):
     assert run("fused", given, True)["out"].dtype == torch.float32
 
 
-def test_nothing_is_kept_but_the_input_and_the_output(device: str):
+def test_the_output_is_not_kept(device: str):
     given = {name: one.float().to(device) for name, one in case((2, 6, 5, 4)).items()}
     x, shortcut = given["x"].requires_grad_(), given["s"].requires_grad_()
     kept: list[Tensor] = []
     norm = Normalisation(given["w"], given["b"], given["mean"], given["var"], True, 0.1, 1e-5)
     with implementation("fused"), torch.autograd.graph.saved_tensors_hooks(kept.append, lambda saved: saved):
-        out = residual_output(x, shortcut, norm).of
+        out = residual_output(x, shortcut, norm)
+    if out.ending is None:
+        pytest.skip("PyTorch computes it here")
     maps = {saved.data_ptr() for saved in kept if saved is not None and saved.shape == x.shape}
-    assert maps == {x.data_ptr(), out.data_ptr()}
+    assert maps == {x.data_ptr(), shortcut.data_ptr()}
 
 
 @pytest.mark.usefixtures("native")
@@ -117,9 +119,10 @@ def test_ops_are_well_registered(layout: str):
     given = {name: one.float() for name, one in case((2, 6, 2, 2)).items()}
     x, shortcut, incoming = (laid_out(given[name], layout) for name in ("x", "s", "incoming"))
     rows, tail = [given[name] for name in ("w", "b", "mean", "var")], (1e-5, True)
-    out = x.relu()
+    above = torch.rand(2, 2, 6)
     torch.library.opcheck(fused.statistics, (x,))
-    backward = (incoming, given["of_pool"], out, x, rows[0], *rows[2:], *tail)
-    torch.library.opcheck(fused.residual_output_backward, backward)
+    for known in ((None, None), (torch.rand(2, 2, 6), incoming)):
+        backward = (incoming, given["of_pool"], *known, x, shortcut, *rows, above, *tail)
+        torch.library.opcheck(fused.residual_output_backward, backward)
     leaves = [one.detach().requires_grad_() for one in (x, shortcut, *rows[:2])]
     torch.library.opcheck(fused.residual_output, (*leaves, *rows[2:], *tail))

@@ -96,7 +96,7 @@ class DLALight(Mechanism[State]):
         gate = head_gate(query, key, self.head_channels)
         carried = self.lambdas[t] * torch.sigmoid(refreshed.memory)
         kernel = self.carried_kernel(t)
-        merged = self.branches[t].merge(out.of, x, carry, projection.value.weight, gate, carried, kernel, pooled=True)
+        merged = self.branches[t].merge(out, x, carry, projection.value.weight, gate, carried, kernel, pooled=True)
         return merged.of, State(context, merged, [*state.gates, gate], [*state.carried, carried])
 
     def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:

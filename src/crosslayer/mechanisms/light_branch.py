@@ -22,7 +22,7 @@ class MapBranch(nn.Sequential):
 
     def merge(
         self,
-        out: Map,
+        out: KnownPool,
         x: Map,
         shortcut: Map,
         kernel: Kernel,
@@ -37,10 +37,11 @@ class MapBranch(nn.Sequential):
         devices, frozen) is called as it is.
         """
         norm, drop = self
+        terms = (x, shortcut, kernel, gate, scale, carried)
         if not (plain_norm(norm) and isinstance(drop, DropPath)):
-            return KnownPool(out + self(light_merge(x, shortcut, kernel, gate, scale, carried)))
-        normalisation, keep = counted(norm), keep_factors(drop, out)
-        return KnownPool(*light_merge_norm(x, shortcut, kernel, gate, scale, carried, normalisation, keep, pooled))
+            return KnownPool(out.of + self(light_merge(*terms)))
+        ending = out.ending if out.ending and out.of is x and out.ending.shortcut is shortcut else None
+        return KnownPool(*light_merge_norm(*terms, counted(norm), keep_factors(drop, x), pooled, ending))
 
 
 @final
@@ -54,7 +55,7 @@ class TokenBranch(nn.Sequential):
 
     def merge(
         self,
-        out: Map,
+        out: KnownPool,
         x: Map,
         shortcut: Map,
         kernel: Kernel,
@@ -64,7 +65,7 @@ class TokenBranch(nn.Sequential):
         pooled: bool = False,
     ) -> KnownPool:
         """The block's output with the merge of its normalised copy x added; pools are taken of normalised copies."""
-        return KnownPool(out + self(light_merge(x, shortcut, kernel, gate, scale, carried, activation="gelu")))
+        return KnownPool(out.of + self(light_merge(x, shortcut, kernel, gate, scale, carried, activation="gelu")))
 
 
 LightBranch = MapBranch | TokenBranch

@@ -74,7 +74,7 @@ class MRLALight(Mechanism[State]):
         query, key = projection.query_key(pool_of(x, out))
         gate = head_gate(query, key, self.head_channels)
         carried = self.lambdas[t].unsqueeze(0)
-        merged = self.branches[t].merge(out.of, x, carry, projection.value.weight, gate, carried, None)
+        merged = self.branches[t].merge(out, x, carry, projection.value.weight, gate, carried, None)
         return merged.of, State([*state.gates, gate], [*state.carried, carried])
 
     def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:

@@ -1,6 +1,7 @@
 """The merge of the L forms with what follows it on maps: normalisation, and the addition to the block's output."""
 
 from crosslayer.ops.fused import light_merge_norm as fused
+from crosslayer.ops.fused.residual_output import Ending
 from crosslayer.ops.light_merge import light_merge
 from crosslayer.ops.normalisation import Keep, Normalisation, batch_norm, batch_statistics
 from crosslayer.ops.pooling import global_average_pool
@@ -18,16 +19,20 @@ def light_merge_norm(
     norm: Normalisation,
     keep: Keep | None = None,
     pooled: bool = False,
+    ending: Ending | None = None,
 ) -> tuple[Map, Vector | None]:
     """x + keep ⊙ BN(G ⊙ DW(x; K) + a ⊙ s + DW(s; K_s)); see `light_merge` for its terms.
 
-    With `pooled`, the second output is the first one's global average pool, which may cost less here than later.
+    With `pooled`, the second output is the first one's global average pool, which may cost less here than later. With
+    `ending`, of the x and shortcut given, x is not kept for the backward pass but made anew; no other op may take it.
 
     Raises:
         ValueError: statistics of a single value per channel are asked for, or fused where it cannot run.
     """
-    run = fused_form if takes_fused("light_merge_norm", x, obstacle(value_kernel, shortcut_kernel)) else reference
-    return run(x, shortcut, value_kernel, value_gate, shortcut_scale, shortcut_kernel, norm, keep, pooled)
+    terms = (x, shortcut, value_kernel, value_gate, shortcut_scale, shortcut_kernel)
+    if takes_fused("light_merge_norm", x, obstacle(value_kernel, shortcut_kernel)):
+        return fused_form(*terms, norm, keep, pooled, ending)
+    return reference(*terms, norm, keep, pooled)
 
 
 def reference(
@@ -58,9 +63,15 @@ def fused_form(
     norm: Normalisation,
     keep: Keep | None,
     pooled: bool,
+    ending: Ending | None,
 ) -> tuple[Map, Vector | None]:
     """In one pass over the maps, or with the batch's statistics in two."""
     shortcut = shortcut.to(x.dtype)
+    made_of, claims, epsilon = (
+        ([], [], 0.0) if ending is None else (ending.made_of, list(ending.claims), ending.epsilon)
+    )
+    if ending is not None:  # their gradients go through the claims
+        x, shortcut = x.detach(), shortcut.detach()
     gate = value_gate.repeat_interleave(x.shape[1] // value_gate.shape[1], dim=1)
     terms = (x, shortcut, value_kernel, gate, shortcut_scale.expand_as(gate), shortcut_kernel)
     mean, variance, merged = norm.running_mean, norm.running_var, None
@@ -69,7 +80,7 @@ def fused_form(
         mean, variance, merged = batch_statistics(x, norm, lambda: fused.statistics(*detached))
     images = None if keep is None else keep.flatten()
     vectors = (norm.weight, norm.bias, mean, variance, images)
-    out, pool = fused.normalise(*terms, *vectors, merged, norm.epsilon, pooled)
+    out, pool = fused.normalise(*terms, *vectors, merged, made_of, claims, norm.epsilon, epsilon, pooled)
     return out, pool if pooled else None
 
 

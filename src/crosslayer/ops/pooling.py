@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from crosslayer.ops.fused import pooling as fused
+from crosslayer.ops.fused.residual_output import Ending
 from crosslayer.ops.selection import takes_fused
 from crosslayer.ops.shapes import Map, Vector
 
@@ -17,10 +18,11 @@ def global_average_pool(x: Map) -> Vector:
 
 
 class KnownPool(NamedTuple):
-    """A map, and its pool where that came with it."""
+    """A map, its pool where that came with it, and how it was made where that is known."""
 
     of: Map
     pool: Vector | None = None
+    ending: Ending | None = None
 
 
 def pool_of(x: Map, known: KnownPool | None) -> Vector:

@@ -21,7 +21,9 @@ def residual_output(x: Map, shortcut: Map, norm: Normalisation) -> KnownPool:
     if not takes_fused("residual_output", x) or runs_triton(x) or x.dtype != shortcut.dtype:
         return reference(x, shortcut, norm)
     rows = (norm.weight, norm.bias, *known_statistics(x, norm))
-    return KnownPool(*fused.residual_output(x, shortcut, *rows, norm.epsilon, norm.training))
+    out, pool, _, *claims = fused.residual_output(x, shortcut, *rows, norm.epsilon, norm.training)
+    made_of = [one.detach() for one in (x, *rows)]
+    return KnownPool(out, pool, fused.Ending(shortcut, made_of, norm.epsilon, fused.Claims(*claims)))
 
 
 def known_statistics(x: Map, norm: Normalisation) -> tuple[Tensor, ...]:

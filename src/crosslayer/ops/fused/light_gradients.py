@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from crosslayer.ops.fused.backends import light_passes
-from crosslayer.ops.fused.layout import layout_of, new_map
-from crosslayer.ops.fused.light_terms import Incoming, Norm, Sums, Terms, kernel_of, taps_of
+from crosslayer.ops.fused.layout import accumulator, layout_of, new_map
+from crosslayer.ops.fused.light_terms import Ended, Incoming, Norm, Sums, Terms, kernel_of, taps_of
 from crosslayer.ops.fused.pooling import everywhere
 
 
@@ -37,24 +37,39 @@ def normalise_backward(
     variance: Tensor,
     keep: Tensor | None,
     merged: Tensor | None,
+    ending: list[Tensor],
     epsilon: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, shortcut, value_kernel, gate, scale, shortcut_kernel (of its centre if absent), weight, bias."""
+    ending_epsilon: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, shortcut, value_kernel, gate, scale, shortcut_kernel (of its centre if absent), weight, bias.
+
+    With `ending` (w, b, μ, σ²), the x that is given is what a block's end makes its output of, and the first gradient
+    and the sums after the others are the output's, as its `Claims` receive them.
+    """
     terms = Terms(x, shortcut, value_kernel, gate, scale, shortcut_kernel)
     norm = Norm(weight, None, mean, variance, keep, epsilon).exact(x)
     same = None if of_pool is None else everywhere(of_pool, x)
-    dx, ds, *small = map_gradients(Incoming(gradient, same), terms, norm, merged)
+    sums = norm.mean.new_empty((2, *x.shape[:2]) if ending else 0)
+    ended = Ended(ended_norm(ending, ending_epsilon, x), sums) if ending else None
+    dx, ds, *small = map_gradients(Incoming(gradient, same), terms, norm, merged, ended)
     like = (value_kernel, gate, scale, value_kernel if shortcut_kernel is None else shortcut_kernel, weight, weight)
     kernel, own, old, carried, slope, shift = (outgoing(one, to.dtype) for one, to in zip(small, like, strict=True))
-    return dx, ds, kernel, own, old, carried, slope, shift
+    return dx, ds, kernel, own, old, carried, slope, shift, sums
 
 
 @normalise_backward.register_fake
-def _(gradient, of_pool, x, shortcut, value_kernel, gate, scale, shortcut_kernel, weight, *_others):
+def _(gradient, of_pool, x, shortcut, value_kernel, gate, scale, shortcut_kernel, weight, *others):
     kernel = value_kernel.new_empty((x.shape[1], 1, 1, 1)) if shortcut_kernel is None else shortcut_kernel
     ds = torch.empty_like(shortcut, memory_format=layout_of(x))
     small = (value_kernel, gate, scale, kernel, weight, weight)
-    return new_map(x), ds, *(torch.empty_like(one, memory_format=torch.contiguous_format) for one in small)
+    sums = x.new_empty((2, *x.shape[:2]) if others[-3] else 0, dtype=accumulator(x))
+    return new_map(x), ds, *(torch.empty_like(one, memory_format=torch.contiguous_format) for one in small), sums
+
+
+def ended_norm(rows: list[Tensor], epsilon: float, x: Tensor) -> Norm:
+    """That of a block's end, in the precision of the arithmetic on maps like x."""
+    weight, bias, mean, variance = rows
+    return Norm(weight, bias, mean, variance, None, epsilon).exact(x)
 
 
 def outgoing(one: Tensor, dtype: torch.dtype) -> Tensor:
@@ -62,7 +77,9 @@ def outgoing(one: Tensor, dtype: torch.dtype) -> Tensor:
     return one.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
-def map_gradients(gradient: Incoming, terms: Terms, norm: Norm, merged: Tensor | None) -> tuple[Tensor, ...]:
+def map_gradients(
+    gradient: Incoming, terms: Terms, norm: Norm, merged: Tensor | None, ended: Ended | None
+) -> tuple[Tensor, ...]:
     """Of x and shortcut, of K, G, a and K_s, of w and b."""
     passes = light_passes(terms.x)
     gradient = passes.received(gradient)
@@ -70,9 +87,9 @@ def map_gradients(gradient: Incoming, terms: Terms, norm: Norm, merged: Tensor |
     if merged is not None:
         merged, plain, weighted = passes.norm_sums(gradient, terms, norm, merged)
         affine = norm.affine_gradients(plain, weighted)
-        dx, ds, sums = passes.merge_gradients(gradient, merged, terms, norm, affine)
+        dx, ds, sums = passes.merge_gradients(gradient, merged, terms, norm, affine, ended)
     else:
-        dx, ds, sums = passes.merge_gradients(gradient, None, terms, norm, None)
+        dx, ds, sums = passes.merge_gradients(gradient, None, terms, norm, None, ended)
         affine = affine_gradients(exact, sums, norm)
         sums = sums.times(norm.kept((norm.weight * norm.inverse).expand(terms.x.shape[:2])))  # dout stood for dz
     return dx, ds, *term_gradients(exact, sums), *affine

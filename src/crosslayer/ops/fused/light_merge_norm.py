@@ -53,12 +53,17 @@ def normalise(
     variance: Tensor,
     keep: Tensor | None,
     merged: Tensor | None,
+    made_of: list[Tensor],
+    claims: list[Tensor],
     epsilon: float,
+    ending_epsilon: float,
     pooled: bool,
 ) -> tuple[Tensor, Tensor]:
     """x + keep · (w · (z - μ) / √(σ² + ε) + b), with keep a vector over images, gate and scale batch × channels.
 
-    With `merged`, μ and σ² are z's own, all three from `statistics`, and the gradient goes through them.
+    With `merged`, μ and σ² are z's own, all three from `statistics`, and the gradient goes through them. With `made_of`
+    and `claims`, those of an `Ending`, x is made anew for the backward pass, and the gradients of x and of the shortcut
+    go through the claims.
     With `pooled`, the second output is the mean over each image's map, otherwise it is empty.
     """
     terms = Terms(x, shortcut, value_kernel, gate, scale, shortcut_kernel)
@@ -73,20 +78,24 @@ def _(x, *others):
 
 
 def keep_inputs(ctx, inputs, output) -> None:
-    """What the backward pass needs: no map but x, the shortcut and, where it is kept, z."""
-    *tensors, epsilon, pooled = inputs
-    ctx.save_for_backward(*tensors[:7], *tensors[8:])  # not the bias
-    ctx.epsilon, ctx.pooled = epsilon, pooled
+    """What the backward pass needs: no map but the shortcut, x or what it is made of and, where it is kept, z."""
+    *tensors, made_of, _, ctx.epsilon, ctx.ending_epsilon, ctx.pooled = inputs
+    x, *rest = tensors
+    kept = (*rest[:6], *rest[7:])  # not the bias
+    ctx.save_for_backward(made_of[0] if made_of else x, *kept, *made_of[1:])
 
 
 def backward(ctx, gradient, of_pool):
     """The gradients of the maps, of z's terms, and of the affine map."""
-    saved = ctx.saved_tensors
-    dx, ds, value_kernel, gate, scale, shortcut_kernel, weight, bias = normalise_backward(
-        gradient, of_pool if ctx.pooled else None, *saved, ctx.epsilon
+    saved, ending = ctx.saved_tensors[:11], list(ctx.saved_tensors[11:])
+    dx, ds, value_kernel, gate, scale, shortcut_kernel, weight, bias, sums = normalise_backward(
+        gradient, of_pool if ctx.pooled else None, *saved, ending, ctx.epsilon, ctx.ending_epsilon
     )
     shortcut_kernel = shortcut_kernel if saved[5] is not None else None
-    return dx, ds, value_kernel, gate, scale, shortcut_kernel, weight, bias, *[None] * 6
+    small = (value_kernel, gate, scale, shortcut_kernel, weight, bias, *[None] * 4)
+    if not ending:
+        return dx, ds, *small, [], [], *[None] * 3
+    return None, None, *small, [None] * 5, [dx, sums, ds], *[None] * 3
 
 
 normalise.register_autograd(backward, setup_context=keep_inputs)

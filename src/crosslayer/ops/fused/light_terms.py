@@ -69,6 +69,13 @@ class Incoming(NamedTuple):
     everywhere: Tensor | None
 
 
+class Ended(NamedTuple):
+    """The normalisation of a block's output ReLU(BN(x) + s), and memory for the sums that its claims receive."""
+
+    norm: Norm
+    sums: Tensor
+
+
 class Sums(NamedTuple):
     """Sums over the map of dz (or, statistics known beforehand, of dout) for each image and channel."""
 

@@ -10,6 +10,7 @@
 #include "depthwise.h"
 #include "moments.h"
 #include "normalisation.h"
+#include "output_gradient.h"
 
 namespace {
 
@@ -187,11 +188,39 @@ void read_norm_gradient(
     }
 }
 
-// dx = dout + DWᵀ(dz; K), ds = DWᵀ(dz; K_s), and the sums from which all other gradients follow.
-template <class T, class A, bool CARRIED, bool WHOLE>
+// dx = dout + DWᵀ(dz; K), row by row, for an x that is kept.
+template <class T, class A> class MapGradient {
+  public:
+    template <bool WHOLE>
+    MapGradient(const T *x, Incoming<T, A> gradient, T *dx, const Place<A, WHOLE> &place) : x(x), dout(gradient.map), dx(dx) {
+        for (int group = 0; group < place.groups; ++group)
+            everywhere[group] = place.of(gradient.everywhere, place.image, group);
+    }
+    template <bool WHOLE>
+    INLINE void write(
+        const Kernel<A, TAPS> &transposed, const Window<A> &dz, const Place<A, WHOLE> &place, Index row, int group,
+        TapProducts<A, TAPS> &products
+    ) {
+        const T *const from = place.at(dout, row);
+        const Vec<A> same = everywhere[group];
+        write_gradient(
+            transposed, dz, place.at(x, row), place, group, place.at(dx, row), products,
+            [&](Index at, const Vec<A> &made) INLINE_LAMBDA { return place.load(from + at, group) + (made + same); }
+        );
+    }
+    template <bool WHOLE> void end(const Place<A, WHOLE> &) const {}
+
+  private:
+    const T *const x, *const dout;
+    T *const dx;
+    Vec<A> everywhere[GROUPS];
+};
+
+// ds = DWᵀ(dz; K_s), what rows of x's gradient `begin` makes of dz, and the sums from which all other gradients follow.
+template <class T, class A, bool CARRIED, bool WHOLE, class Begin>
 void merge_gradients(
-    Incoming<T, A> gradient, const T *x, const T *shortcut, const T *merged, Terms<A> terms, Size size, Norm<A> norm,
-    NormGradient<A> of_norm, T *dx, T *ds, A *plain, A *of_value, A *of_shortcut, int threads
+    Incoming<T, A> gradient, const T *shortcut, const T *merged, Terms<A> terms, Size size, Norm<A> norm,
+    NormGradient<A> of_norm, T *ds, A *plain, A *of_value, A *of_shortcut, int threads, Begin begin
 ) {
     constexpr int SHORTCUT_TAPS = CARRIED ? TAPS : 1;
 #pragma omp parallel num_threads(threads)
@@ -211,25 +240,21 @@ void merge_gradients(
             Vec<A> sums[GROUPS] = {};
             TapProducts<A, TAPS> values[GROUPS];
             TapProducts<A, SHORTCUT_TAPS> shortcuts[GROUPS];
+            auto rows = begin(place);
             dz.here.clear();
             read_norm_gradient(gradient.map, merged, coefficients, place, 0, dz.below, sums);
             for (Index h = 0; h < size.height; ++h) {
                 dz.move();
                 read_norm_gradient(gradient.map, merged, coefficients, place, h + 1, dz.below, sums);
-                const T *const from = place.at(gradient.map, h);
                 for (int group = 0; group < place.groups; ++group) {
-                    const Vec<A> everywhere = place.of(gradient.everywhere, place.image, group);
-                    write_gradient(
-                        to_value[group], dz, place.at(x, h), place, group,
-                        place.at(dx, h), values[group],
-                        [&](Index at, const Vec<A> &made) { return place.load(from + at, group) + (made + everywhere); }
-                    );
+                    rows.write(to_value[group], dz, place, h, group, values[group]);
                     write_gradient(
                         to_shortcut[group], dz, place.at(shortcut, h), place, group, place.at(ds, h), shortcuts[group],
-                        [](Index, const Vec<A> &made) { return made; }
+                        [](Index, const Vec<A> &made) INLINE_LAMBDA { return made; }
                     );
                 }
             }
+            rows.end(place);
             for (int group = 0; group < place.groups; ++group) {
                 place.put(sums[group], plain, place.image, group);
                 values[group].put(place, of_value, group);
@@ -277,12 +302,18 @@ template <class A, class Pass> void for_each(const Size &size, const Terms<A> &t
     }                                                                                                                  \
     extern "C" void merge_gradients_##NAME(                                                                            \
         Incoming<T, A> g, const T *x, const T *s, const T *merged, Terms<A> terms, Size size, Norm<A> norm,            \
-        NormGradient<A> of_norm, T *dx, T *ds, A *plain, A *of_value, A *of_shortcut, int threads                      \
+        NormGradient<A> of_norm, Norm<A> ending, A *ended_plain, A *ended_weighted, T *dx, T *ds, A *plain,            \
+        A *of_value, A *of_shortcut, int threads                                                                       \
     ) {                                                                                                                \
         for_each<A>(size, terms, [&](auto whole, auto carried) {                                                       \
-            merge_gradients<T, A, carried, whole>(                                                                     \
-                g, x, s, merged, terms, size, norm, of_norm, dx, ds, plain, of_value, of_shortcut, threads             \
-            );                                                                                                         \
+            const auto run = [&](auto begin) {                                                                         \
+                merge_gradients<T, A, carried, whole>(                                                                 \
+                    g, s, merged, terms, size, norm, of_norm, ds, plain, of_value, of_shortcut, threads, begin         \
+                );                                                                                                     \
+            };                                                                                                         \
+            const EndedMaps<T, A> maps{x, s, g, dx, ended_plain, ended_weighted};                                      \
+            if (ending.mean) run([&](const auto &place) { return OutputGradient<T, A>(maps, ending, place); });        \
+            else run([&](const auto &place) { return MapGradient<T, A>(x, g, dx, place); });                           \
         });                                                                                                            \
     }
 

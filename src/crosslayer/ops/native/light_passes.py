@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from crosslayer.ops.fused.layout import accumulator, exact
-from crosslayer.ops.fused.light_terms import Incoming, Norm, Sums, Terms, taps_of
+from crosslayer.ops.fused.light_terms import Ended, Incoming, Norm, Sums, Terms, taps_of
 from crosslayer.ops.native.normalisation import received as received  # one of the passes
 from crosslayer.ops.native.normalisation import structure
 from crosslayer.ops.native.types import Size, address, addresses, call, lying, lying_as, size_of
@@ -54,9 +54,17 @@ def norm_sums(gradient: Incoming, terms: Terms, norm: Norm, merged: Tensor) -> t
 
 
 def merge_gradients(
-    gradient: Incoming, merged: Tensor | None, terms: Terms, norm: Norm, affine: tuple[Tensor, Tensor] | None
+    gradient: Incoming,
+    merged: Tensor | None,
+    terms: Terms,
+    norm: Norm,
+    affine: tuple[Tensor, Tensor] | None,
+    ended: Ended | None,
 ) -> tuple[Tensor, Tensor, Sums]:
-    """The last pass backward: dx, ds and the sums from which all else follows; see the same pass in `ops.triton`."""
+    """The last pass backward: dx, ds and the sums from which all else follows; see the same pass in `ops.triton`.
+
+    With `ended`, the terms' x is what the output is made of; dx goes through its ReLU, and the sums of it are written.
+    """
     given = prepared(terms)
     times = None
     if affine is None:  # dout stands for dz, so z is multiplied with what dz would be
@@ -67,7 +75,10 @@ def merge_gradients(
     sums = Sums(*(given.gate.new_empty(shape) for shape in (rows, *((rows[0], n, rows[1]) for n in (taps, carried)))))
     maps = map(address, (given.x, given.shortcut, merged))
     of_norm = addresses(*(affine or (None, None)))
-    arguments = (addresses(*gradient), *maps, *terms_and_size(given, times), structure(norm), of_norm)
+    normalisation = structure(norm)
+    ending = structure(ended.norm) if ended else type(normalisation)()  # null where there is none
+    of_end = (ending, *map(address, ended.sums.unbind() if ended else (None, None)))
+    arguments = (addresses(*gradient), *maps, *terms_and_size(given, times), normalisation, of_norm, *of_end)
     call("light_merge", "merge_gradients", dx.dtype, *arguments, *map(address, (dx, ds, *sums)))
     return lying_as(terms.x, dx), lying_as(terms.x, ds), sums
 

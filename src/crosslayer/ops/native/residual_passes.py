@@ -20,28 +20,43 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def output(x: Tensor, shortcut: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
     """ReLU(w · (x - μ) / √(σ² + ε) + b + s), and its sums over the maps."""
+    return written(x, shortcut, norm, (None, None))
+
+
+def counted_output(x: Tensor, shortcut: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
+    """Likewise; and where the output is above zero, its count and Σ (x - μ) for each image and channel: 2 × B × C."""
+    above = norm.mean.new_empty((2, *x.shape[:2]))
+    return *written(x, shortcut, norm, above.unbind()), above
+
+
+def written(x: Tensor, shortcut: Tensor, norm: Norm, above: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
+    """The pass that both make."""
     map_, added = lying(x), lying(shortcut)
     out, sums = torch.empty_like(map_), norm.mean.new_empty(x.shape[:2])
     given = (address(map_), address(added), size_of(x), structure(norm))
-    call("residual", "output", x.dtype, *given, address(out), address(sums))
+    call("residual", "output", x.dtype, *given, address(out), address(sums), addresses(*above))
     return lying_as(x, out), sums
 
 
-def norm_sums(gradient: Incoming, out: Tensor, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+def norm_sums(gradient: Incoming, x: Tensor, shortcut: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
     """The first pass backward: Σ g and Σ g (x - μ) for each image and channel."""
-    out, x = lying(out), lying(x)
+    x, added = lying(x), lying(shortcut)
     plain, weighted = norm.mean.new_empty((2, *x.shape[:2])).unbind()
-    given = (addresses(*gradient), address(out), address(x), size_of(x), structure(norm))
+    given = (addresses(*gradient), address(x), address(added), size_of(x), structure(norm))
     call("residual", "norm_sums", x.dtype, *given, address(plain), address(weighted))
     return plain, weighted
 
 
 def gradients(
-    gradient: Incoming, out: Tensor, x: Tensor, norm: Norm, through: tuple[Tensor, Tensor]
+    gradient: Incoming, x: Tensor, shortcut: Tensor, known: Tensor | None, norm: Norm, through: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The second pass backward: dx and ds; `through` are dw and db as far as they pass through the statistics."""
-    out, map_ = lying(out), lying(x)
+    """The second pass backward: dx, and ds with what is `known` of it added.
+
+    `through` are dw and db as far as they pass through the statistics.
+    """
+    map_, added, known = lying(x), lying(shortcut), known if known is None else lying(known)
     dx, ds = torch.empty_like(map_), torch.empty_like(map_)
-    given = (addresses(*gradient), address(out), address(map_), size_of(x), structure(norm), addresses(*through))
+    maps = map(address, (map_, added, known))
+    given = (addresses(*gradient), *maps, size_of(x), structure(norm), addresses(*through))
     call("residual", "gradients", x.dtype, *given, address(dx), address(ds))
     return lying_as(x, dx), lying_as(x, ds)

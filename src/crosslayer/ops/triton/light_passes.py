@@ -52,7 +52,12 @@ def norm_sums(gradient: Incoming, terms: Terms, norm: Norm, _merged: Tensor) -> 
 
 
 def merge_gradients(
-    gradient: Incoming, merged: Tensor | None, terms: Terms, norm: Norm, affine: tuple[Tensor, Tensor] | None
+    gradient: Incoming,
+    merged: Tensor | None,
+    terms: Terms,
+    norm: Norm,
+    affine: tuple[Tensor, Tensor] | None,
+    _ended: None,
 ) -> tuple[Tensor, Tensor, Sums]:
     """The last pass backward: dx, ds and the sums from which all else follows.
 

@@ -1,0 +1,112 @@
+"""A block's end whose merge makes the output anew and sends back gradients in parts, against the float64 reference."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from crosslayer.ops import KnownPool, Normalisation, implementation, light_merge_norm, pool_of, residual_output
+from tests.ops import test_residual_output
+from tests.ops.maps import LAYOUTS, SIZES, TOLERANCE, assert_close, laid_out, noise, refused
+from tests.ops.test_residual_output import BLOCKS, cast
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+LEAVES = ("x", "s", "w", "b", "k", "carried", "w2", "b2")
+
+
+def case(shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """What ends a block, and what its merge adds."""
+    draw, channels = noise(1), shape[1]
+    kernels = {"k": draw(channels, 1, 3, 3), "carried": draw(channels, 1, 3, 3)}
+    norm = {
+        "w2": 1 + draw(channels) / 4,
+        "b2": draw(channels),
+        "mean2": draw(channels),
+        "var2": draw(channels) ** 2 + 1,
+    }
+    return test_residual_output.case(shape) | kernels | norm | {"read": draw(*shape)}
+
+
+def ended(leaf: dict[str, Tensor], training: bool) -> KnownPool:
+    """The block's output."""
+    norm = Normalisation(leaf["w"], leaf["b"], leaf["mean"], leaf["var"], training, 0.1, 1e-5)
+    return residual_output(leaf["x"], leaf["s"], norm)
+
+
+def merged(leaf: dict[str, Tensor], out: KnownPool, training: bool, carried: bool) -> Tensor:
+    """The merge of the output, gated and scaled by what depends on its pool."""
+    pool = pool_of(out.of, out).to(leaf["w"].dtype)
+    norm = Normalisation(leaf["w2"], leaf["b2"], leaf["mean2"], leaf["var2"], training, 0.1, 1e-5)
+    terms = (out.of, leaf["s"], leaf["k"], torch.sigmoid(pool), torch.tanh(pool), leaf["carried"] if carried else None)
+    return light_merge_norm(*terms, norm, ending=out.ending)[0]
+
+
+def run(
+    impl: str, given: dict[str, Tensor], training: tuple[bool, bool], carried: bool = True, read: bool = False
+) -> dict[str, Tensor]:
+    """The block's output with its merge, and all gradients; `read`: somebody else reads the output too."""
+    leaf = {name: one.detach().clone(memory_format=torch.preserve_format) for name, one in given.items()}
+    wanted = [name for name in LEAVES if carried or name != "carried"]
+    leaves = [leaf[name].requires_grad_() for name in wanted]
+    with implementation(impl):
+        out = ended(leaf, training[0])
+        made = merged(leaf, out, training[1], carried)
+    loss = (made * leaf["incoming"]).sum() + ((out.of * leaf["read"]).sum() if read else 0)
+    gradients = torch.autograd.grad(loss, leaves)
+    return {"out": made} | {f"d{name}": one for name, one in zip(wanted, gradients, strict=True)}
+
+
+def check(
+    device: str, shape: tuple[int, ...], dtype: torch.dtype, layout: str, training: tuple[bool, bool], **how: bool
+) -> None:
+    rounded = {name: one.double() for name, one in cast(case(shape), dtype).items()}
+    expected = run("reference", rounded, training, **how)
+    given = {name: one.to(device) for name, one in cast(rounded, dtype).items()}
+    maps = {name: laid_out(given[name], layout) for name in ("x", "s", "incoming", "read")}
+    for name, one in run("fused", given | maps, training, **how).items():
+        assert_close(one, expected[name], dtype, name)
+
+
+@pytest.mark.parametrize("shape", SIZES + BLOCKS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_size_and_layout(device: str, shape: tuple[int, ...], layout: str):
+    several = shape[0] * shape[2] * shape[3] > 1
+    check(device, shape, torch.float64, layout, (several, several), carried=layout != "sliced")
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_every_precision(device: str, dtype: torch.dtype):
+    with refused(dtype, device):
+        check(device, (2, 32, 4, 5), dtype, "channels_last", (True, True))
+
+
+@pytest.mark.parametrize("training", [(True, True), (True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("read", [True, False])
+def test_known_statistics_and_another_reader(device: str, training: tuple[bool, bool], read: bool):
+    check(device, (2, 6, 3, 4), torch.float64, "channels_last", training, read=read)
+
+
+def test_an_output_that_only_others_read(device: str):
+    found = {}
+    for impl in ("reference", "fused"):
+        leaf = {name: one.to(device).requires_grad_(name in LEAVES) for name, one in case((2, 6, 3, 4)).items()}
+        with implementation(impl):
+            out = ended(leaf, True)
+            merged(leaf, out, True, True)
+        found[impl] = torch.autograd.grad(pool_of(out.of, out).square().sum(), [leaf[name] for name in "xswb"])
+    for one, expected in zip(*found.values(), strict=True):
+        torch.testing.assert_close(one, expected)
+
+
+def test_the_output_is_not_kept_by_its_merge(device: str):
+    given = {name: one.float().to(device) for name, one in case((2, 6, 5, 4)).items()}
+    leaf = {name: one.requires_grad_(name in LEAVES) for name, one in given.items()}
+    kept: list[Tensor] = []
+    with implementation("fused"), torch.autograd.graph.saved_tensors_hooks(kept.append, lambda saved: saved):
+        out = ended(leaf, True)
+        if out.ending is None:
+            pytest.skip("PyTorch computes it here")
+        merged(leaf, out, True, True)
+    maps = {saved.data_ptr() for saved in kept if saved is not None and saved.shape == out.of.shape}
+    assert out.of.data_ptr() not in maps
+    assert len(maps) == 3  # x, s and what the merge normalises
