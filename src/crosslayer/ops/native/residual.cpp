@@ -1,25 +1,13 @@
-// The end of a residual block, pass by pass over the maps:
-//
-//     out = ReLU(BN(x) + s)
+// The passes of a residual block's end over the maps, and backward; the one that writes the output is in residual.h.
 
 #include "moments.h"
-#include "normalisation.h"
+#include "residual.h"
 
 namespace {
 
 template <class T, class A> void moments(const T *x, Size size, A *mean, A *variance, int threads) {
     moments_of<A>(size, mean, variance, threads, [=](const auto &tile, Values<A> &made) {
         tile.each([&](Index p, int group) { made[p][group] = tile.load(x, p, group); });
-    });
-}
-
-// And Σ out over each image's map.
-template <class T, class A>
-void output(const T *x, const T *shortcut, Size size, Norm<A> norm, T *out, A *sums, int threads) {
-    normalised(size, norm, out, sums, threads, [=](const auto &tile, const auto &affine, Values<A> &made) {
-        tile.each([&](Index p, int group) {
-            made[p][group] = rectified<A>(affine.of(tile.load(x, p, group), group) + tile.load(shortcut, p, group));
-        });
     });
 }
 
