@@ -2,6 +2,7 @@
 
 from crosslayer.ops.history import StoredValue, history_sum, history_weights, store_value
 from crosslayer.ops.history_sum_norm import history_sum_norm
+from crosslayer.ops.light_block import LightAttention, LightBlock, light_block, takes_light_block
 from crosslayer.ops.light_merge import head_gate, light_merge
 from crosslayer.ops.light_merge_norm import light_merge_norm
 from crosslayer.ops.normalisation import Normalisation
@@ -12,6 +13,8 @@ from crosslayer.ops.value_map import value_map
 
 __all__ = [
     "KnownPool",
+    "LightAttention",
+    "LightBlock",
     "Normalisation",
     "StoredValue",
     "get_implementation",
@@ -21,11 +24,13 @@ __all__ = [
     "history_sum_norm",
     "history_weights",
     "implementation",
+    "light_block",
     "light_merge",
     "light_merge_norm",
     "pool_of",
     "residual_output",
     "set_implementation",
     "store_value",
+    "takes_light_block",
     "value_map",
 ]
