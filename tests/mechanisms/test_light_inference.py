@@ -140,7 +140,13 @@ def exchanged_squeeze(model: OneStage) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("change", "left"),
-    [(training, 0), (one_norm_training, 2), (exchanged_norm, 2), (exchanged_last_norm, 2), (exchanged_squeeze, 0)],
+    [
+        (training, 0),
+        (one_norm_training, 2),
+        (exchanged_norm, 2),
+        pytest.param(exchanged_last_norm, 2, marks=pytest.mark.mistyped),
+        (exchanged_squeeze, 0),
+    ],
 )
 def test_what_is_not_as_built_is_left_to_single_ops(taken: list[int], change: Callable[[OneStage], None], left: int):
     model, x = evaluated("dla_l").double(), images().double()

@@ -1,6 +1,6 @@
 """Where a block's end with light layer attention is inferred by one op, and what the op is given of the modules."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from timm.layers.drop import DropPath
@@ -17,6 +17,7 @@ from crosslayer.ops.dsu import DSU, Squeeze
 from crosslayer.ops.shapes import Map
 
 
+@runtime_checkable
 class LightForm(Protocol):
     """What the light forms have in common."""
 
