@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crosslayer.mechanisms.interface import check_reduction, unknown_name
+from crosslayer.ops.dsu import Context, dsu_update
 
 Rows = Float[Tensor, "*rows channels"]
 ActivationName = Literal["sigmoid", "tanh", "relu", "identity"]
@@ -40,13 +41,6 @@ class CellState(NamedTuple):
     """What a cell remembers between blocks."""
 
     hidden: Tensor
-    memory: Tensor
-
-
-class Context(NamedTuple):
-    """A state as the steps that follow see it: what the cell makes of `hidden`, once for all of them, and `memory`."""
-
-    recalled: Tensor
     memory: Tensor
 
 
@@ -170,12 +164,6 @@ def gated_output(z: Tensor, memory: Tensor, activation: Callable[[Tensor], Tenso
     channels = memory.shape[-1]
     memory = dsu_update(z[..., : 3 * channels], memory)
     return CellState(torch.sigmoid(z[..., 3 * channels :]) * activation(memory), memory)
-
-
-def dsu_update(z: Tensor, memory: Tensor) -> Tensor:
-    """C = σ(z_f) ⊙ c⁻ + σ(z_i) ⊙ tanh(z_c), with z = [z_i, z_f, z_c]."""
-    i, f, candidate = z.chunk(3, dim=-1)
-    return torch.sigmoid(f) * memory + torch.sigmoid(i) * torch.tanh(candidate)
 
 
 @final

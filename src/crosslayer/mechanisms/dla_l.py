@@ -29,10 +29,11 @@ from crosslayer.mechanisms import dla_b
 from crosslayer.mechanisms.cells import CELLS, Context
 from crosslayer.mechanisms.forms import FORMS, normalised_prefix
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register
+from crosslayer.mechanisms.light_inference import LightParts, inferred, light_parts
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.mrla_l import recursion_shares
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head
-from crosslayer.ops import KnownPool, head_gate, pool_of
+from crosslayer.ops import KnownPool, Normalisation, head_gate, pool_of
 from crosslayer.ops.shapes import ChannelScale, HeadGate, InputMap, Map, Prefix
 
 
@@ -84,6 +85,14 @@ class DLALight(Mechanism[State]):
         """No context."""
         return State(None, None, [], [])
 
+    def end_block(self, t: int, convolved: Map, shortcut: Map, norm: Normalisation, state: State) -> tuple[Map, State]:
+        """In inference all of it by one op, where that runs."""
+        made = inferred(self.parts(t), convolved, shortcut, norm, state.pool, state.context)
+        if made is None:
+            return super().end_block(t, convolved, shortcut, norm, state)
+        shown = [*state.gates, made.gate], [*state.carried, made.carried]
+        return made.out.of, State(made.context, made.out, *shown)
+
     def merge(self, t: int, out: KnownPool, shortcut: Map, state: State) -> tuple[Map, State]:
         """Steps the context, refreshes the shortcut, adds block t's value and what the shortcut carries on."""
         projection, x, carry = self.projections[t], self.norms[t](out.of), self.shortcut_norms[t](shortcut)
@@ -102,6 +111,11 @@ class DLALight(Mechanism[State]):
     def merge_prefix(self, t: int, prefix: Prefix) -> Prefix:
         """Adds a class token's normalised copy to it."""
         return prefix + self.branches[t](normalised_prefix(self.norms[t], prefix))
+
+    def parts(self, t: int) -> LightParts:
+        """What block t has."""
+        own = self.seen_context is dla_b.own_context
+        return light_parts(self, t)._replace(cell=self.cell, own_context=own, stage_kernel=self.stage_kernel)
 
     def carried_kernel(self, t: int) -> Tensor | None:
         """λ_t folded into the stage's kernel: λ ⊙ DW3(s; K) = DW3(s; λ ⊙ K)."""

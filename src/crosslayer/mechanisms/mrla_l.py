@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from crosslayer.mechanisms import mrla_b
 from crosslayer.mechanisms.forms import FORMS, normalised_prefix
 from crosslayer.mechanisms.interface import Mechanism, StageShape, register
+from crosslayer.mechanisms.light_inference import inferred, light_parts
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head
-from crosslayer.ops import KnownPool, head_gate, pool_of
+from crosslayer.ops import KnownPool, Normalisation, head_gate, pool_of
 from crosslayer.ops.shapes import ChannelScale, HeadGate, InputMap, Map, Prefix
 
 
@@ -67,6 +68,13 @@ class MRLALight(Mechanism[State]):
     def start(self, x: InputMap, carry: Tensor | None) -> State:
         """Nothing carried."""
         return State([], [])
+
+    def end_block(self, t: int, convolved: Map, shortcut: Map, norm: Normalisation, state: State) -> tuple[Map, State]:
+        """In inference all of it by one op, where that runs."""
+        made = inferred(light_parts(self, t), convolved, shortcut, norm)
+        if made is None:
+            return super().end_block(t, convolved, shortcut, norm, state)
+        return made.out.of, State([*state.gates, made.gate], [*state.carried, self.lambdas[t].unsqueeze(0)])
 
     def merge(self, t: int, out: KnownPool, shortcut: Map, state: State) -> tuple[Map, State]:
         """Adds block t's value and what its shortcut carries on."""

@@ -1,12 +1,11 @@
 from typing import NamedTuple, final
 
-import torch
-import torch.nn.functional as F
 from torch import nn
 from typing_extensions import TypeIs
 
 from crosslayer.mechanisms.channel_convolution import ChannelConvolution
 from crosslayer.ops import KnownPool, Normalisation, residual_output, residual_value, value_map
+from crosslayer.ops.query_key import query_key
 from crosslayer.ops.shapes import Map, Vector
 
 
@@ -31,14 +30,8 @@ class QueryKeyValue(nn.Module):
         self.value = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
 
     def query_key(self, pooled: Vector) -> QueryKey:
-        """Query and key of a pooled map, together.
-
-        For so few numbers a convolution costs more to call than to do: sums over windows compile into what is around.
-        """
-        kernels = torch.cat([self.query.weight, self.key.weight])
-        size = kernels.shape[2]
-        windows = F.pad(pooled, (size // 2, size // 2)).unfold(1, size, 1).unsqueeze(1)
-        return QueryKey(*(windows * kernels).sum(3).unbind(1))
+        """Query and key of a pooled map, together."""
+        return QueryKey(*query_key(pooled, self.query.weight, self.key.weight))
 
     def value_map(self, x: Map) -> KnownPool:
         """The value of a map; a convolution that has been exchanged for another module is called as it is."""

@@ -2,6 +2,7 @@
 
 from crosslayer.ops.history import StoredValue, history_sum, history_weights, store_value
 from crosslayer.ops.history_sum_norm import history_sum_norm
+from crosslayer.ops.light_block import LightAttention, LightBlock, light_block, takes_light_block
 from crosslayer.ops.light_merge import head_gate, light_merge
 from crosslayer.ops.light_merge_norm import light_merge_norm
 from crosslayer.ops.normalisation import Normalisation
@@ -13,6 +14,8 @@ from crosslayer.ops.value_map import value_map
 
 __all__ = [
     "KnownPool",
+    "LightAttention",
+    "LightBlock",
     "Normalisation",
     "StoredValue",
     "get_implementation",
@@ -22,6 +25,7 @@ __all__ = [
     "history_sum_norm",
     "history_weights",
     "implementation",
+    "light_block",
     "light_merge",
     "light_merge_norm",
     "pool_of",
@@ -29,5 +33,6 @@ __all__ = [
     "residual_value",
     "set_implementation",
     "store_value",
+    "takes_light_block",
     "value_map",
 ]

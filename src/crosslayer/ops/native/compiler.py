@@ -16,7 +16,16 @@ import tempfile
 from pathlib import Path
 
 SOURCES = Path(__file__).parent
-LIBRARIES = ("history_norm", "history_sum", "light_merge", "pooling", "residual", "residual_value", "value_map")
+LIBRARIES = (
+    "history_norm",
+    "history_sum",
+    "light_block",
+    "light_merge",
+    "pooling",
+    "residual",
+    "residual_value",
+    "value_map",
+)
 FLAGS = ("-std=gnu++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 
 

@@ -17,10 +17,10 @@ template <class A, int COUNT> struct Kernel {
                    (taps[4] * around[4] + taps[5] * around[5] + taps[6] * around[6] + taps[7] * around[7] +
                     taps[8] * around[8]);
     }
-    // What a column adds to the position whose left, middle or right column it is.
-    INLINE Vec<A> left(const Column<A> &column) const { return of_column<0>(column); }
-    INLINE Vec<A> middle(const Column<A> &column) const { return of_column<1>(column); }
-    INLINE Vec<A> right(const Column<A> &column) const { return of_column<2>(column); }
+    // Adds a column to the sum of the position whose left, middle or right column it is.
+    INLINE void left(const Column<A> &column, Vec<A> &sum) const { of_column<0>(column, sum); }
+    INLINE void middle(const Column<A> &column, Vec<A> &sum) const { of_column<1>(column, sum); }
+    INLINE void right(const Column<A> &column, Vec<A> &sum) const { of_column<2>(column, sum); }
 
     // The kernel of the transposed convolution, which gradients go through.
     INLINE Kernel transposed() const {
@@ -33,10 +33,12 @@ template <class A, int COUNT> struct Kernel {
     }
 
   private:
-    template <int I> INLINE Vec<A> of_column(const Column<A> &column) const {
-        if constexpr (COUNT == TAPS) return taps[I] * column.above + taps[I + 3] * column.here + taps[I + 6] * column.below;
-        else if constexpr (I == 1) return taps[0] * column.here;
-        else return Vec<A>{};
+    template <int I> INLINE void of_column(const Column<A> &column, Vec<A> &sum) const {
+        if constexpr (COUNT == TAPS) {  // one after another: positions wait for themselves only, and nothing is added up later
+            sum += taps[I] * column.above;
+            sum += taps[I + 3] * column.here;
+            sum += taps[I + 6] * column.below;
+        } else if constexpr (I == 1) sum += taps[0] * column.here;
     }
 };
 
@@ -53,30 +55,27 @@ template <class T, class A, int COUNT> struct Convolved {
     Kernel<A, COUNT> kernel;
 };
 
-// The sum of convolved rows, position by position, with the first map's own vector there. What is around a position is fetched
-// column by column, and each column goes into the sums of the three positions that see it: so nine taps of two maps fit into
-// registers.
-template <class A, bool WHOLE, class Use, class First, class... Others>
-INLINE void convolve_row(const Place<A, WHOLE> &place, int group, Use use, const First &first, const Others &...others) {
-    Vec<A> done{}, next{}, begun{}, own{}, coming{};
+// `start` plus the sum of convolved rows, position by position. What is around a position is fetched column by column, and each
+// column goes into the sums of the three positions that see it: so nine taps of two maps fit into registers.
+template <class A, bool WHOLE, class Use, class... Rows>
+INLINE void convolve_row(const Place<A, WHOLE> &place, int group, const Vec<A> &start, Use use, const Rows &...rows) {
+    Vec<A> done, next = start, begun = start;
     const auto take = [&](Index w) INLINE_LAMBDA {
+        done = next, next = begun, begun = start;
         const auto add = [&](const auto &convolved) INLINE_LAMBDA {
             const Column<A> column = convolved.rows.column(place, w, group);
-            done += convolved.kernel.right(column);
-            next += convolved.kernel.middle(column);
-            begun += convolved.kernel.left(column);
-            return column.here;
+            convolved.kernel.right(column, done);
+            convolved.kernel.middle(column, next);
+            convolved.kernel.left(column, begun);
         };
-        done = next, next = begun, begun = Vec<A>{}, own = coming;
-        coming = add(first);
-        (add(others), ...);
+        (add(rows), ...);
     };
     take(0);
     for (Index w = 1; w < place.size.width; ++w) {
         take(w);
-        use(w - 1, done, own);
+        use(w - 1, done);
     }
-    use(place.size.width - 1, next, coming);
+    use(place.size.width - 1, next);
 }
 
 // Σ dz ⊙ (map shifted by each of a kernel's taps), in one group.

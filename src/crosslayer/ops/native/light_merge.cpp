@@ -1,68 +1,12 @@
-// The merge of the L forms with its normalisation, pass by pass over the maps:
-//
-//     z = G ⊙ DW(x; K) + a ⊙ s + DW(s; K_s)
-//
-// An image's channel has a kernel of its own in each map: the gate goes into K, the scale a into the centre of K_s, which
-// has nine taps or that one only.
+// The passes of the merge over the maps, in training and backward; that of evaluation is in light_merge.h.
 
 #include <utility>
 
-#include "depthwise.h"
+#include "light_merge.h"
 #include "moments.h"
-#include "normalisation.h"
 #include "output_gradient.h"
 
 namespace {
-
-// What z is made of, besides the maps.
-template <class A> struct Terms {
-    const A *kernel, *gate, *shortcut_kernel, *scale;  // taps × channels, batch × channels
-    const A *times;                                    // batch × channels: z is multiplied with it, if it is there
-};
-
-template <class A, bool WHOLE>
-INLINE Kernel<A, TAPS> value_kernel(const Place<A, WHOLE> &place, const Terms<A> &terms, int group) {
-    Kernel<A, TAPS> made = kernel_of(place, terms.kernel, group);
-    made.multiply(place.of(terms.gate, place.image, group));
-    if (terms.times) made.multiply(place.of(terms.times, place.image, group));
-    return made;
-}
-template <int COUNT, class A, bool WHOLE>
-INLINE Kernel<A, COUNT> shortcut_kernel(const Place<A, WHOLE> &place, const Terms<A> &terms, int group) {
-    Kernel<A, COUNT> made{};
-    if constexpr (COUNT == TAPS) made = kernel_of(place, terms.shortcut_kernel, group);
-    made.taps[COUNT / 2] += place.of(terms.scale, place.image, group);
-    if (terms.times) made.multiply(place.of(terms.times, place.image, group));
-    return made;
-}
-
-// z, row by row.
-template <class T, class A, bool CARRIED> class Merge {
-  public:
-    static constexpr int SHORTCUT_TAPS = CARRIED ? TAPS : 1;
-
-    template <bool WHOLE>
-    Merge(const T *x, const T *shortcut, const Terms<A> &terms, const Place<A, WHOLE> &place)
-        : x(x), shortcut(shortcut) {
-        for (int group = 0; group < place.groups; ++group) {
-            of_value[group] = value_kernel(place, terms, group);
-            of_shortcut[group] = shortcut_kernel<SHORTCUT_TAPS>(place, terms, group);
-        }
-    }
-
-    // Calls `use` with every position of a group's row, with z there, and with x.
-    template <bool WHOLE, class Use>
-    INLINE void each(const Place<A, WHOLE> &place, Index row, int group, Use use) const {
-        const Convolved<T, A, TAPS> value{{x, place, row}, of_value[group]};
-        const Convolved<T, A, SHORTCUT_TAPS> carried{{shortcut, place, row}, of_shortcut[group]};
-        convolve_row(place, group, use, value, carried);
-    }
-
-  private:
-    const T *x, *shortcut;
-    Kernel<A, TAPS> of_value[GROUPS];
-    Kernel<A, SHORTCUT_TAPS> of_shortcut[GROUPS];
-};
 
 // z; and its mean and biased variance in every channel. Over each image's map first the mean and the sum of squared
 // deviations from it, row by row (the update of Chan, Golub & LeVeque), then over the images.
@@ -84,7 +28,7 @@ void moments(
                 for (int group = 0; group < place.groups; ++group) {
                     Vec<A> total{}, squares{};
                     T *const to = place.at(merged, h);
-                    merge.each(place, h, group, [&](Index w, const Vec<A> &z, const Vec<A> &) {
+                    merge.each(place, h, group, [&](Index w, const Vec<A> &z) {
                         total += row[w] = z;
                         place.store(z, to + w * place.size.channels, group);
                     });
@@ -101,33 +45,6 @@ void moments(
         }
     }
     over_images(means.data(), deviations.data(), size, mean, variance);
-}
-
-// For a z that is not written: its statistics were known beforehand. And Σ out over each image's map.
-template <class T, class A, bool CARRIED, bool WHOLE>
-void merge_and_normalise(
-    const T *x, const T *shortcut, Terms<A> terms, Size size, Norm<A> norm, T *out, A *sums, int threads
-) {
-#pragma omp parallel for num_threads(threads)
-    for (Index program = 0; program < Place<A, WHOLE>::programs(size); ++program) {
-        const Place<A, WHOLE> place(program, size);
-        const Affine<A> affine(place, norm);
-        const Merge<T, A, CARRIED> merge(x, shortcut, terms, place);
-        Vec<A> sum[GROUPS] = {};
-        for (Index h = 0; h < size.height; ++h) {
-            T *const to = place.at(out, h);
-            for (int group = 0; group < place.groups; ++group) {
-                Vec<A> total{};
-                merge.each(place, h, group, [&](Index w, const Vec<A> &z, const Vec<A> &own) {
-                    const Vec<A> made = own + affine.of(z, group);
-                    total += made;
-                    place.store(made, to + w * place.size.channels, group);
-                });
-                sum[group] += total;
-            }
-        }
-        for (int group = 0; group < place.groups; ++group) place.put(sum[group], sums, place.image, group);
-    }
 }
 
 // For the z that `moments` wrote.
@@ -262,14 +179,6 @@ void merge_gradients(
             }
         }
     }
-}
-
-// Calls a pass with whether the channels fill their groups, and whether the shortcut has nine taps, as constants.
-template <class A, class Pass> void for_each(const Size &size, const Terms<A> &terms, Pass pass) {
-    for_channels<A>(size, [&](auto whole) {
-        if (terms.shortcut_kernel) pass(whole, std::true_type());
-        else pass(whole, std::false_type());
-    });
 }
 
 }  // namespace

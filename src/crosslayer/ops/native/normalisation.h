@@ -32,6 +32,7 @@ template <class A> class Affine {
         }
     }
     INLINE Vec<A> of(const Vec<A> &z, int group) const { return slopes[group] * z + shifts[group]; }
+    INLINE const Vec<A> &slope(int group) const { return slopes[group]; }
 
   private:
     Vec<A> slopes[GROUPS], shifts[GROUPS];

@@ -6,7 +6,7 @@ import torch
 
 from crosslayer.ops.fused.layout import accumulator
 from crosslayer.ops.fused.light_terms import Incoming, Norm
-from crosslayer.ops.native.types import address, lying
+from crosslayer.ops.native.types import lying
 
 
 class FloatNorm(ctypes.Structure):
@@ -24,8 +24,8 @@ class DoubleNorm(ctypes.Structure):
 def structure(norm: Norm) -> ctypes.Structure:
     """A normalisation as the functions take it, which must outlive the call."""
     *tensors, epsilon = norm
-    pointers = (ctypes.c_void_p * 5)(*(address(one) for one in tensors))
-    return (DoubleNorm if norm.mean.dtype == torch.float64 else FloatNorm)(pointers, epsilon)
+    places = (ctypes.c_void_p * 5)(*[None if one is None else one.data_ptr() for one in tensors])
+    return (DoubleNorm if norm.mean.dtype == torch.float64 else FloatNorm)(places, epsilon)
 
 
 def received(gradient: Incoming) -> Incoming:

@@ -1,20 +1,6 @@
-// Sums over each image's map: global average pooling.
+// Global average pooling.
 
-#include "tiles.h"
-
-namespace {
-
-template <class T, class A> void map_sums(const T *x, Size size, A *sums, int threads) {
-    each_program<A>(size, threads, [&](const Place<A> &place) {
-        Vec<A> sum[GROUPS] = {};
-        each_tile(place, [&](const auto &tile) {
-            tile.each([&](Index p, int group) { sum[group] += tile.load(x, p, group); });
-        });
-        for (int group = 0; group < place.groups; ++group) place.put(sum[group], sums, place.image, group);
-    });
-}
-
-}  // namespace
+#include "map_sums.h"
 
 #define FUNCTIONS(NAME, T, A)                                                                                          \
     extern "C" void map_sums_##NAME(const T *x, Size size, A *sums, int threads) {                                     \

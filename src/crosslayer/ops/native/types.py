@@ -45,7 +45,7 @@ def pointers(count: int) -> type[ctypes.Structure]:
 
 def addresses(*tensors: Tensor | None) -> ctypes.Structure:
     """Of several tensors, as one argument: a structure of pointers."""
-    return pointers(len(tensors))(*map(address, tensors))
+    return pointers(len(tensors))(*[None if one is None else one.data_ptr() for one in tensors])
 
 
 def call(source: str, function: str, dtype: torch.dtype, *arguments: Any) -> None:

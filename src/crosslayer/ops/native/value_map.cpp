@@ -19,11 +19,11 @@ void convolve(const T *x, const A *taps, Size size, T *value, A *sums, int threa
             T *const to = place.at(value, h);
             for (int group = 0; group < place.groups; ++group) {
                 Vec<A> total{};
-                const auto use = [&](Index w, const Vec<A> &made, const Vec<A> &) {
+                const auto use = [&](Index w, const Vec<A> &made) {
                     total += made;
                     place.store(made, to + w * place.size.channels, group);
                 };
-                convolve_row(place, group, use, Convolved<T, A, TAPS>{{x, place, h}, kernels[group]});
+                convolve_row(place, group, Vec<A>{}, use, Convolved<T, A, TAPS>{{x, place, h}, kernels[group]});
                 sum[group] += total;
             }
         }

@@ -1,0 +1,202 @@
+"""A whole block's end with light layer attention in one op, against the float64 reference made of single ops."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from crosslayer.ops import KnownPool, LightAttention, LightBlock, Normalisation, implementation, light_block
+from crosslayer.ops.dsu import DSU, Context, Squeeze
+from crosslayer.ops.fused import light_block as fused
+from crosslayer.ops.native import light_block_passes
+from tests.ops.maps import LAYOUTS, SIZES, TOLERANCE, assert_close, laid_out, noise, refused
+
+pytestmark = pytest.mark.usefixtures("native", "poisoned", "nothing_learned")
+
+BLOCKS = [(3, 70, 2, 1), (2, 64, 3, 3), (20, 6, 2, 3)]
+"""Blocks of channels that are not full, and that are; more images than a register has numbers."""
+FORMS = {"dla": (True, True), "dla as printed": (True, False), "mrla": (False, False)}
+"""Whether there is a cell, and a stage's kernel."""
+
+
+@pytest.fixture
+def nothing_learned():
+    """Gradients are off, as the op asks for."""
+    with torch.no_grad():
+        yield
+
+
+def case(shape: tuple[int, ...], form: str = "dla", known: bool = True) -> dict[str, Any]:
+    """Everything `light_block` is given; the blocks before are known, or there are none."""
+    draw, (batch, channels) = noise(), shape[:2]
+    has_cell, has_stage_kernel = FORMS[form]
+    squeezed = max(1, channels // 4)
+
+    def norm() -> Normalisation:
+        rows = (1 + draw(channels) / 4, draw(channels) / 2, draw(channels) / 4, draw(channels) ** 2 + 1)
+        return Normalisation(*rows, False, 0.1, 1e-5)
+
+    def net() -> Squeeze:
+        return Squeeze(
+            *(
+                draw(*size) / 2
+                for size in ((squeezed, channels), (squeezed,), (3 * channels, squeezed), (3 * channels,))
+            )
+        )
+
+    head_channels = next(d for d in (3, 2, 1) if channels % d == 0)
+    stage_kernel = draw(channels, 1, 3, 3) if has_stage_kernel else None
+    weights = (draw(1, 1, 5), draw(1, 1, 5), draw(channels, 1, 3, 3), head_channels, draw(channels), stage_kernel)
+    attention = LightAttention(*weights, DSU(net(), net()) if has_cell else None, norm())
+    given = {"convolved": draw(*shape), "shortcut": draw(*shape), "norm": norm(), "attention": attention}
+    if known and has_cell:
+        given["pool"] = KnownPool(given["shortcut"], given["shortcut"].mean((2, 3)))
+        given["context"] = Context(draw(batch, 3 * channels), draw(batch, channels))
+    return given
+
+
+def changed(given: Any, change: Any) -> Any:
+    """Every tensor changed, wherever it stands."""
+    if isinstance(given, Tensor):
+        return change(given)
+    if isinstance(given, dict):
+        return {name: changed(one, change) for name, one in given.items()}
+    return type(given)(*(changed(one, change) for one in given)) if isinstance(given, tuple) else given
+
+
+def cast(given: dict[str, Any], dtype: torch.dtype, layout: str = "channels_last") -> dict[str, Any]:
+    """Maps in a dtype and layout, what is small in one at least float32; a known pool is that of the shortcut."""
+    narrow = dtype if dtype == torch.float64 else torch.float32
+    made = changed(given, lambda one: one.to(narrow))
+    maps = {name: laid_out(given[name].to(dtype), layout) for name in ("convolved", "shortcut")}
+    if "pool" in given:
+        maps["pool"] = KnownPool(maps["shortcut"], given["pool"].pool.to(dtype))
+    return made | maps
+
+
+def run(impl: Any, given: dict[str, Any]) -> dict[str, Tensor]:
+    """All that comes out."""
+    with implementation(impl):
+        made = light_block(**given)
+    named = {"out": made.out.of, "pool": made.out.pool, "gate": made.gate, "carried": made.carried}
+    named |= {} if made.context is None else made.context._asdict()
+    return {name: one for name, one in named.items() if one is not None}
+
+
+def check(given: dict[str, Any], dtype: torch.dtype = torch.float64, layout: str = "channels_last") -> None:
+    given = cast(given, dtype, layout)
+    expected, found = run("reference", cast(given, torch.float64)), run("fused", given)
+    assert found.keys() == expected.keys()
+    assert found["out"].dtype == dtype
+    assert found["out"].stride() == laid_out(expected["out"], "contiguous" if layout == "sliced" else layout).stride()
+    for name, one in found.items():
+        assert_close(one, expected[name], dtype, name)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many images went together, in every call of the op; there has to be one."""
+    chunks: list[int] = []
+    chunk = light_block_passes.chunk
+
+    def noted(*args: Any) -> int:
+        chunks.append(chunk(*args))
+        return chunks[-1]
+
+    monkeypatch.setattr(light_block_passes, "chunk", noted)
+    yield chunks
+    assert chunks
+
+
+@pytest.mark.usefixtures("taken")
+@pytest.mark.parametrize("shape", SIZES + BLOCKS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("form", FORMS)
+def test_every_size_and_layout(shape: tuple[int, ...], layout: str, form: str):
+    check(case(shape, form), layout=layout)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("form", FORMS)
+def test_every_precision(dtype: torch.dtype, form: str):
+    with refused(dtype, "cpu"):
+        check(case((3, 70, 3, 4), form), dtype)
+
+
+@pytest.mark.usefixtures("taken")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_nothing_known_of_the_blocks_before(dtype: torch.dtype):
+    check(case((3, 6, 5, 7), known=False), dtype)
+
+
+def test_a_pool_of_another_map_is_not_taken(taken: list[int]):
+    given = case((3, 6, 5, 7))
+    given["pool"] = KnownPool(given["convolved"], given["pool"].pool + 1)
+    with_another, expected = run("fused", given), run("fused", given | {"pool": None})
+    assert all(torch.equal(one, expected[name]) for name, one in with_another.items())
+    assert len(taken) == 2
+
+
+@pytest.mark.parametrize(("images", "size"), [(1, 1), (2, 2 * 6 * 5 * 7 * 8)])
+def test_chunks_that_do_not_divide_the_batch(monkeypatch: pytest.MonkeyPatch, taken: list[int], images: int, size: int):
+    monkeypatch.setattr(light_block_passes, "CHUNK_BYTES", size)
+    check(case((5, 6, 5, 7), "mrla"))
+    check(case((5, 6, 50, 7)))
+    assert taken == [images, 1]
+
+
+def test_what_a_cell_is_read_for(taken: list[int]):
+    check(case((3, 2, 1, 1)))
+    check(case((9, 70, 1, 1)), torch.float32)
+    assert taken == [3, 9]
+
+
+def test_threads_share_the_images(monkeypatch: pytest.MonkeyPatch, taken: list[int]):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    check(case((4, 6, 5, 7)))
+    check(case((3, 6, 5, 7)))
+    assert taken == [2, 1]
+
+
+def test_fewer_images_than_threads_are_left_to_single_ops(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(light_block_passes, "chunk", None)  # not to be called
+    check(case((2, 6, 5, 7)))
+
+
+def test_large_numbers_saturate():
+    given = case((2, 6, 5, 7))
+    given["attention"] = changed(given["attention"], lambda one: one * 50)
+    check(given)
+    check(given, torch.float32)
+
+
+def test_what_is_no_number_is_not_hidden():
+    given = cast(case((2, 6, 5, 4)), torch.float32)
+    given["convolved"][1, 0, 2, 2] = torch.nan
+    found, expected = run("fused", given), run("reference", given)
+    for name, one in found.items():
+        assert torch.equal(one.isnan(), expected[name].isnan()), name
+    assert found["out"][1].isnan().any()
+    assert not found["out"][0].isnan().any()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_op_is_well_registered(monkeypatch: pytest.MonkeyPatch, form: str, layout: str, dtype: torch.dtype):
+    given, arguments = cast(case((2, 6, 2, 2), form), dtype, layout), []
+    with monkeypatch.context() as patched:
+        patched.setattr(fused, "light_block", lambda *args: arguments.append(args) or [torch.zeros(1)] * 6)
+        run("fused", given)
+    torch.library.opcheck(fused.light_block, arguments[0])
+
+
+def test_result_is_what_the_reference_gives_too():
+    given = cast(case((2, 6, 5, 4), "mrla"), torch.float32)
+    with implementation("fused"):
+        made = light_block(**given)
+    assert isinstance(made, LightBlock)
+    assert made.context is None
