@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crosslayer.ops import KnownPool, LightAttention, LightBlock, Normalisation, implementation, light_block
+from crosslayer.ops import KnownPool, LightAttention, LightBlock, Normalisation, Pending, implementation, light_block
 from crosslayer.ops.dsu import DSU, Context, Squeeze
 from crosslayer.ops.fused import light_block as fused
 from crosslayer.ops.native import light_block_passes
@@ -28,8 +28,11 @@ def nothing_learned():
         yield
 
 
-def case(shape: tuple[int, ...], form: str = "dla", known: bool = True) -> dict[str, Any]:
-    """Everything `light_block` is given; the blocks before are known, or there are none."""
+def case(shape: tuple[int, ...], form: str = "dla", known: bool = True, pending: bool = False) -> dict[str, Any]:
+    """Everything `light_block` is given; the blocks before are known, or there are none.
+
+    With `pending`, the shortcut is still to be normalised.
+    """
     draw, (batch, channels) = noise(), shape[:2]
     has_cell, has_stage_kernel = FORMS[form]
     squeezed = max(1, channels // 4)
@@ -51,6 +54,8 @@ def case(shape: tuple[int, ...], form: str = "dla", known: bool = True) -> dict[
     weights = (draw(1, 1, 5), draw(1, 1, 5), draw(channels, 1, 3, 3), head_channels, draw(channels), stage_kernel)
     attention = LightAttention(*weights, DSU(net(), net()) if has_cell else None, norm())
     given = {"convolved": draw(*shape), "shortcut": draw(*shape), "norm": norm(), "attention": attention}
+    if pending:
+        given["shortcut_norm"] = norm()
     if known and has_cell:
         given["pool"] = KnownPool(given["shortcut"], given["shortcut"].mean((2, 3)))
         given["context"] = Context(draw(batch, 3 * channels), draw(batch, channels))
@@ -76,10 +81,15 @@ def cast(given: dict[str, Any], dtype: torch.dtype, layout: str = "channels_last
     return made | maps
 
 
+def ended(shortcut: Tensor, shortcut_norm: Normalisation | None = None, **given: Any) -> LightBlock:
+    """The block."""
+    return light_block(shortcut=Pending(shortcut, shortcut_norm), **given)
+
+
 def run(impl: Any, given: dict[str, Any]) -> dict[str, Tensor]:
     """All that comes out."""
     with implementation(impl):
-        made = light_block(**given)
+        made = ended(**given)
     named = {"out": made.out.of, "pool": made.out.pool, "gate": made.gate, "carried": made.carried}
     named |= {} if made.context is None else made.context._asdict()
     return {name: one for name, one in named.items() if one is not None}
@@ -108,6 +118,14 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     monkeypatch.setattr(light_block_passes, "chunk", noted)
     yield chunks
     assert chunks
+
+
+@pytest.mark.usefixtures("taken")
+@pytest.mark.parametrize("shape", SIZES + BLOCKS)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("known", [True, False])
+def test_a_shortcut_that_is_not_normalised_yet(shape: tuple[int, ...], form: str, known: bool):
+    check(case(shape, form, known, pending=True))
 
 
 @pytest.mark.usefixtures("taken")
@@ -187,7 +205,7 @@ def test_what_is_no_number_is_not_hidden():
 @pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_op_is_well_registered(monkeypatch: pytest.MonkeyPatch, form: str, layout: str, dtype: torch.dtype):
-    given, arguments = cast(case((2, 6, 2, 2), form), dtype, layout), []
+    given, arguments = cast(case((2, 6, 2, 2), form, pending=dtype == torch.float32), dtype, layout), []
     with monkeypatch.context() as patched:
         patched.setattr(fused, "light_block", lambda *args: arguments.append(args) or [torch.zeros(1)] * 6)
         run("fused", given)
@@ -197,6 +215,6 @@ def test_op_is_well_registered(monkeypatch: pytest.MonkeyPatch, form: str, layou
 def test_result_is_what_the_reference_gives_too():
     given = cast(case((2, 6, 5, 4), "mrla"), torch.float32)
     with implementation("fused"):
-        made = light_block(**given)
+        made = ended(**given)
     assert isinstance(made, LightBlock)
     assert made.context is None

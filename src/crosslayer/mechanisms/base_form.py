@@ -7,7 +7,7 @@ from crosslayer.mechanisms.forms import FORMS, normalised_prefix
 from crosslayer.mechanisms.interface import Mechanism, StageShape
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head
-from crosslayer.ops import KnownPool, Normalisation, pool_of
+from crosslayer.ops import KnownPool, Normalisation, Pending, pool_of
 from crosslayer.ops.shapes import Map, Prefix, Vector
 
 StateT = TypeVar("StateT")
@@ -28,10 +28,10 @@ class BaseForm(Mechanism[StateT], ABC):
         self.branches = TypedModuleList(form.base_branch(channels, drop_path) for _ in blocks)
 
     def end_block(
-        self, t: int, convolved: Map, shortcut: Map, norm: Normalisation, state: StateT
+        self, t: int, convolved: Map, shortcut: Pending, norm: Normalisation, state: StateT
     ) -> tuple[Map, StateT]:
         """The block's output and its value are made together."""
-        out, value = self.projections[t].residual_value(convolved, shortcut, norm)
+        out, value = self.projections[t].residual_value(convolved, shortcut.done(), norm)
         return self.attend(t, out.of, pool_of(out.of, out), value, state)
 
     def merge(self, t: int, out: KnownPool, shortcut: Map, state: StateT) -> tuple[Map, StateT]:

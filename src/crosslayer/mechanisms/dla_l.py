@@ -33,7 +33,7 @@ from crosslayer.mechanisms.light_inference import LightParts, inferred, light_pa
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.mrla_l import recursion_shares
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head
-from crosslayer.ops import KnownPool, Normalisation, head_gate, pool_of
+from crosslayer.ops import KnownPool, Normalisation, Pending, head_gate, pool_of
 from crosslayer.ops.shapes import ChannelScale, HeadGate, InputMap, Map, Prefix
 
 
@@ -85,7 +85,9 @@ class DLALight(Mechanism[State]):
         """No context."""
         return State(None, None, [], [])
 
-    def end_block(self, t: int, convolved: Map, shortcut: Map, norm: Normalisation, state: State) -> tuple[Map, State]:
+    def end_block(
+        self, t: int, convolved: Map, shortcut: Pending, norm: Normalisation, state: State
+    ) -> tuple[Map, State]:
         """In inference all of it by one op, where that runs."""
         made = inferred(self.parts(t), convolved, shortcut, norm, state.pool, state.context)
         if made is None:

@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from crosslayer.ops import KnownPool, Normalisation, residual_output
+from crosslayer.ops import KnownPool, Normalisation, Pending, residual_output
 from crosslayer.ops.shapes import InputMap, Map, Prefix, ReadMap, Taps
 
 StateT = TypeVar("StateT")
@@ -86,10 +86,11 @@ class Mechanism(nn.Module, Generic[StateT]):
         return taps[-1], state
 
     def end_block(
-        self, t: int, convolved: Map, shortcut: Map, norm: Normalisation, state: StateT
+        self, t: int, convolved: Map, shortcut: Pending, norm: Normalisation, state: StateT
     ) -> tuple[Map, StateT]:
         """Block t from its last convolution on, ReLU(BN(x) + s) and `merge`; called where there is `pools_output`."""
-        return self.merge(t, residual_output(convolved, shortcut, norm), shortcut, state)
+        added = shortcut.done()
+        return self.merge(t, residual_output(convolved, added, norm), added, state)
 
     def merge(self, t: int, out: KnownPool, shortcut: Map, state: StateT) -> tuple[Map, StateT]:
         """Block t's output, after its last activation; with `pools_output` its pool may be known."""

@@ -12,7 +12,7 @@ from crosslayer.mechanisms.channel_convolution import ChannelConvolution
 from crosslayer.mechanisms.light_branch import LightBranch, MapBranch
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, plain_depthwise
-from crosslayer.ops import KnownPool, LightAttention, LightBlock, Normalisation, light_block, takes_light_block
+from crosslayer.ops import KnownPool, LightAttention, LightBlock, Normalisation, Pending, light_block, takes_light_block
 from crosslayer.ops.dsu import DSU, Squeeze
 from crosslayer.ops.shapes import Map
 
@@ -52,14 +52,14 @@ def light_parts(form: LightForm, t: int) -> LightParts:
 def inferred(
     parts: LightParts,
     convolved: Map,
-    shortcut: Map,
+    shortcut: Pending,
     norm: Normalisation,
     pool: KnownPool | None = None,
     context: Context | None = None,
 ) -> LightBlock | None:
     """The block's end by one op; nothing where that does not run, or does not do what these modules do."""
     attention = None if torch.is_grad_enabled() else attention_of(parts)
-    if attention is None or not takes_light_block(convolved, shortcut, norm, attention):
+    if attention is None or not takes_light_block(convolved, shortcut.of, norm, attention):
         return None
     return light_block(convolved, shortcut, norm, attention, pool, context)
 

@@ -25,7 +25,7 @@ from crosslayer.mechanisms.interface import Mechanism, StageShape, register
 from crosslayer.mechanisms.light_inference import inferred, light_parts
 from crosslayer.mechanisms.module_list import TypedModuleList
 from crosslayer.mechanisms.query_key_value import QueryKeyValue, channels_per_head
-from crosslayer.ops import KnownPool, Normalisation, head_gate, pool_of
+from crosslayer.ops import KnownPool, Normalisation, Pending, head_gate, pool_of
 from crosslayer.ops.shapes import ChannelScale, HeadGate, InputMap, Map, Prefix
 
 
@@ -69,7 +69,9 @@ class MRLALight(Mechanism[State]):
         """Nothing carried."""
         return State([], [])
 
-    def end_block(self, t: int, convolved: Map, shortcut: Map, norm: Normalisation, state: State) -> tuple[Map, State]:
+    def end_block(
+        self, t: int, convolved: Map, shortcut: Pending, norm: Normalisation, state: State
+    ) -> tuple[Map, State]:
         """In inference all of it by one op, where that runs."""
         made = inferred(light_parts(self, t), convolved, shortcut, norm)
         if made is None:

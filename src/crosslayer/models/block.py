@@ -2,11 +2,12 @@
 
 from typing import Any, final
 
+import torch
 from torch import nn
 
 from crosslayer.mechanisms import Mechanism
 from crosslayer.mechanisms.batch_norm import counted, plain_norm
-from crosslayer.ops import KnownPool
+from crosslayer.ops import KnownPool, Pending
 from crosslayer.ops.shapes import InputMap, Map, Taps
 
 
@@ -38,9 +39,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: InputMap, mechanism: Mechanism[Any], state: Any) -> tuple[Map, Any]:
         """The block with the mechanism's hooks: its output and the mechanism's next state."""
-        shortcut = self.shortcut(x)
         first = self.relu(self.bn1(self.conv1(mechanism.read(self.index, x, state))))
-        return finished(self, (first,), self.conv2(first), shortcut, mechanism, state)
+        return finished(self, (first,), self.conv2(first), x, mechanism, state)
 
 
 @final
@@ -73,10 +73,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: InputMap, mechanism: Mechanism[Any], state: Any) -> tuple[Map, Any]:
         """The block with the mechanism's hooks: its output and the mechanism's next state."""
-        shortcut = self.shortcut(x)
         first = self.relu(self.bn1(self.conv1(mechanism.read(self.index, x, state))))
         second = self.relu(self.bn2(self.conv2(first)))
-        return finished(self, (first, second), self.conv3(second), shortcut, mechanism, state)
+        return finished(self, (first, second), self.conv3(second), x, mechanism, state)
 
 
 Block = BasicBlock | Bottleneck
@@ -84,17 +83,27 @@ BlockType = type[BasicBlock] | type[Bottleneck]
 
 
 def finished(
-    block: Block, inner: Taps, convolved: Map, shortcut: Map, mechanism: Mechanism[Any], state: Any
+    block: Block, inner: Taps, convolved: Map, x: InputMap, mechanism: Mechanism[Any], state: Any
 ) -> tuple[Map, Any]:
-    """A block from its last convolution on: normalised, gated, added to the shortcut, activated, merged.
+    """A block from its last convolution on: normalised, gated, added to the shortcut of x, activated, merged.
 
     A normalisation that has been exchanged for another is called as it is.
     """
     norm = block.last_norm
     if mechanism.pools_output and plain_norm(norm):
-        return mechanism.end_block(block.index, convolved, shortcut, counted(norm), state)
+        return mechanism.end_block(block.index, convolved, pending(block.shortcut, x), counted(norm), state)
+    shortcut = block.shortcut(x)
     branch, state = mechanism.gate(block.index, (*inner, norm(convolved)), state)
     return mechanism.merge(block.index, KnownPool(block.relu(branch + shortcut)), shortcut, state)
+
+
+def pending(shortcut: nn.Module, x: InputMap) -> Pending:
+    """The shortcut of x; where nothing is learned, a projection's normalisation is left to those who read it."""
+    if type(shortcut) is nn.Sequential and not torch.is_grad_enabled():
+        projected, norm = shortcut
+        if plain_norm(norm) and not norm.training:
+            return Pending(projected(x), counted(norm))
+    return Pending(shortcut(x))
 
 
 def convolution(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:

@@ -5,7 +5,7 @@ from crosslayer.ops.history_sum_norm import history_sum_norm
 from crosslayer.ops.light_block import LightAttention, LightBlock, light_block, takes_light_block
 from crosslayer.ops.light_merge import head_gate, light_merge
 from crosslayer.ops.light_merge_norm import light_merge_norm
-from crosslayer.ops.normalisation import Normalisation
+from crosslayer.ops.normalisation import Normalisation, Pending
 from crosslayer.ops.pooling import KnownPool, global_average_pool, pool_of
 from crosslayer.ops.residual_output import residual_output
 from crosslayer.ops.residual_value import residual_value
@@ -17,6 +17,7 @@ __all__ = [
     "LightAttention",
     "LightBlock",
     "Normalisation",
+    "Pending",
     "StoredValue",
     "get_implementation",
     "global_average_pool",

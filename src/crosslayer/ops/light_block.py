@@ -3,13 +3,14 @@
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from crosslayer.ops.dsu import DSU, Context
 from crosslayer.ops.fused import light_block as fused
 from crosslayer.ops.fused.backends import runs_triton
 from crosslayer.ops.light_merge import head_gate
 from crosslayer.ops.light_merge_norm import light_merge_norm, obstacle
-from crosslayer.ops.normalisation import Normalisation
+from crosslayer.ops.normalisation import Normalisation, Pending
 from crosslayer.ops.pooling import KnownPool, pool_of
 from crosslayer.ops.query_key import ChannelKernel, query_key
 from crosslayer.ops.residual_output import residual_output
@@ -52,7 +53,7 @@ class LightBlock(NamedTuple):
 
 def light_block(
     convolved: Map,
-    shortcut: Map,
+    shortcut: Pending,
     norm: Normalisation,
     attention: LightAttention,
     pool: KnownPool | None = None,
@@ -67,21 +68,28 @@ def light_block(
 
     Args:
         convolved: c.
-        shortcut: s.
+        shortcut: s, or what it is the normalisation of.
         norm: BN.
         attention: everything else that has been learned.
         pool: a map and its pool, in case that map is the shortcut.
         context: the block's before; absent, the cell begins with zeros.
     """
-    if not takes_light_block(convolved, shortcut, norm, attention):
-        return reference(convolved, shortcut, norm, attention, pool, context)
-    known = pool.pool if pool is not None and pool.of is shortcut else None
+    if not takes_light_block(convolved, shortcut.of, norm, attention):
+        return reference(convolved, shortcut.done(), norm, attention, pool, context)
+    added, added_norm = shortcut
+    known = pool.pool if pool is not None and pool.of is added and added_norm is None else None
     *weights, cell, merged_norm = attention
     eight = [] if cell is None else [*cell.of_input, *cell.of_hidden]
-    first, last = (([n.weight, n.bias, n.running_mean, n.running_var], n.epsilon) for n in (norm, merged_norm))
-    made = fused.light_block(convolved, shortcut, *first, *weights, eight, known, *(context or (None, None)), *last)
+    first, of_added, last = map(rows_and_epsilon, (norm, added_norm, merged_norm))
+    before = (known, *(context or (None, None)))
+    made = fused.light_block(convolved, added, *first, *of_added, *weights, eight, *before, *last)
     out, of_out, gate, carried, *after = made
     return LightBlock(KnownPool(out, of_out), gate, carried, None if cell is None else Context(*after))
+
+
+def rows_and_epsilon(norm: Normalisation | None) -> tuple[list[Tensor], float]:
+    """A normalisation as the op takes it; one that is not there has no rows."""
+    return ([], 0.0) if norm is None else ([norm.weight, norm.bias, norm.running_mean, norm.running_var], norm.epsilon)
 
 
 def reference(

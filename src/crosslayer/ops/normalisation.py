@@ -43,6 +43,17 @@ def batch_norm(x: Map, norm: Normalisation) -> Map:
     return F.batch_norm(x, *statistics, *affine, norm.training, norm.momentum, norm.epsilon)
 
 
+class Pending(NamedTuple):
+    """A map whose normalisation, if it has one, is left to those who read it."""
+
+    of: Map
+    norm: Normalisation | None = None
+
+    def done(self) -> Map:
+        """The map as it is meant."""
+        return self.of if self.norm is None else batch_norm(self.of, self.norm)
+
+
 def batch_statistics(x: Map, norm: Normalisation, moments: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """A batch's mean and biased variance, and what else `moments` gives; moves the running ones as `batch_norm` does.
 

@@ -14,6 +14,8 @@ def light_block(
     shortcut: Tensor,
     norm: list[Tensor],
     epsilon: float,
+    shortcut_norm: list[Tensor],
+    shortcut_epsilon: float,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -29,9 +31,11 @@ def light_block(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The block's output and its pool, the heads' gates, what it carries on, and the context (empty without a cell).
 
-    A norm is its weight, bias, mean and variance, the cell its eight weights or nothing.
+    A norm is its weight, bias, mean and variance, that of the shortcut may be nothing; the cell is its eight weights or
+    nothing.
     """
-    norms = (norm_of(norm, epsilon, convolved), norm_of(merged_norm, merged_epsilon, convolved))
+    of_end, of_merge = norm_of(norm, epsilon, convolved), norm_of(merged_norm, merged_epsilon, convolved)
+    norms = (of_end, norm_of(shortcut_norm, shortcut_epsilon, convolved) if shortcut_norm else None, of_merge)
     weights = passes.Weights(query, key, value, stage_kernel, scale)
     made = passes.light_block(convolved, shortcut, norms, weights, head_channels, cell, [pool, recalled, memory])
     out, (*vectors, of_out) = made
@@ -46,6 +50,8 @@ def _(
     shortcut,
     norm,
     epsilon,
+    shortcut_norm,
+    shortcut_epsilon,
     query,
     key,
     value,

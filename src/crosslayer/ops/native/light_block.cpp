@@ -1,6 +1,6 @@
 // The end of a residual block with light layer attention, to evaluate, a few images at a time:
 //
-//     x = ReLU(BN(c) + s),   y = GAP(x),   p = GAP(s)
+//     x = ReLU(BN(c) + s),   y = GAP(x),   p = GAP(s),   s normalised here if it is not yet
 //     G = σ(q·k / √d) per head,   q = C1D(y),   k = C1D'(y)
 //     DLA-L:   the cell steps its context on y and refreshes p:   a = λ ⊙ σ(memory refreshed),   K_s = λ ⊙ K_stage
 //     MRLA-L:  a = λ
@@ -46,7 +46,7 @@ struct Counts {
 template <class T, class A> struct Block {
     Maps<T> maps;
     Size size;
-    Norm<A> norm, merged_norm;
+    Norm<A> norm, shortcut_norm, merged_norm;  // the shortcut's may be missing
     Weights<A> weights;
     Cell<A> cell;
     Before<A> before;
@@ -68,7 +68,7 @@ template <class T, class A> class Chunk {
   public:
     explicit Chunk(const Block<T, A> &block)
         : block(block), counts(block.counts), channels(block.size.channels), x(new T[counts.chunk * image_size()]),
-          rows(new A[counts.chunk * channels]), gate_rows(new A[counts.chunk * channels]), pooled(columns<A>(channels + counts.window)),
+          s(new T[block.shortcut_norm.mean ? counts.chunk * image_size() : 0]), rows(new A[counts.chunk * channels]), gate_rows(new A[counts.chunk * channels]), pooled(columns<A>(channels + counts.window)),
           gates(columns<A>(channels)), carried(columns<A>(channels)), old(columns<A>(channels)),
           between(columns<A>(counts.squeezed)), memory(columns<A>(counts.squeezed ? channels : 0)),
           seen(columns<A>(counts.squeezed ? 3 * channels : 0)), recalled(columns<A>(counts.squeezed ? 3 * channels : 0)) {}
@@ -78,8 +78,7 @@ template <class T, class A> class Chunk {
         const Size &size = block.size;
         const Size part{images, size.height, size.width, channels};
         const Index at = first * image_size();
-        const T *const shortcut = block.maps.shortcut + at;
-        if (counts.squeezed) pool_shortcut(shortcut, part);
+        const T *const shortcut = take_shortcut(block.maps.shortcut + at, part);
         output<T, A, false>(block.maps.convolved + at, shortcut, part, block.norm, x.get(), rows.get(), {}, 1);
         to_lanes(rows.get(), images, channels, share(), pooled.get() + margin());
         gate_heads();
@@ -97,10 +96,23 @@ template <class T, class A> class Chunk {
     }
 
   private:
-    void pool_shortcut(const T *shortcut, const Size &part) {
-        if (block.before.pool) return to_lanes(block.before.pool + first * channels, images, channels, A(1), old.get());
-        map_sums(shortcut, part, rows.get(), 1);
-        to_lanes(rows.get(), images, channels, share(), old.get());
+    // The chunk of the shortcut, normalised if it is not yet; its pool, if that is wanted.
+    const T *take_shortcut(const T *from, const Size &part) {
+        const T *const taken = block.shortcut_norm.mean ? normalise_shortcut(from, part) : from;
+        if (!counts.squeezed) return taken;
+        if (block.before.pool) to_lanes(block.before.pool + first * channels, images, channels, A(1), old.get());
+        else {
+            if (taken == from) map_sums(from, part, rows.get(), 1);
+            to_lanes(rows.get(), images, channels, share(), old.get());
+        }
+        return taken;
+    }
+    // And its sums, which go into the rows.
+    const T *normalise_shortcut(const T *from, const Size &part) {
+        normalised(part, block.shortcut_norm, s.get(), rows.get(), 1, [=](const auto &tile, const auto &affine, Values<A> &made) {
+            tile.each([&](Index p, int group) { made[p][group] = affine.of(tile.load(from, p, group), group); });
+        });
+        return s.get();
     }
 
     // A gate for each head, and a row of gates with one for each channel.
@@ -164,7 +176,7 @@ template <class T, class A> class Chunk {
     const Counts counts;
     const Index channels;
     Index first = 0, images = 0;
-    const std::unique_ptr<T[]> x;
+    const std::unique_ptr<T[]> x, s;
     const std::unique_ptr<A[]> rows, gate_rows;
     const Columns<A> pooled;  // between margins of zeros, as the 1-D convolutions want it
     const Columns<A> gates, carried, old, between, memory, seen, recalled;
@@ -184,12 +196,12 @@ template <class T, class A> void light_block(const Block<T, A> &block, int threa
 
 #define FUNCTIONS(NAME, T, A)                                                                                          \
     extern "C" void light_block_##NAME(                                                                                \
-        Maps<T> maps, Size size, Norm<A> norm, Norm<A> merged_norm, Weights<A> weights, Cell<A> cell,                  \
-        Before<A> before, After<T, A> after, Counts counts, int threads                                                   \
+        Maps<T> maps, Size size, Norm<A> norm, Norm<A> shortcut_norm, Norm<A> merged_norm, Weights<A> weights,         \
+        Cell<A> cell, Before<A> before, After<T, A> after, Counts counts, int threads                                  \
     ) {                                                                                                                \
         const Index channels = size.channels;                                                                          \
         light_block<T, A>(                                                                                             \
-            {maps, size, norm, merged_norm, weights, cell, before, after, counts,                                      \
+            {maps, size, norm, shortcut_norm, merged_norm, weights, cell, before, after, counts,                       \
              taps_of<A>(weights.value, nullptr, channels), taps_of(weights.stage, weights.scale, channels)},           \
             threads                                                                                                    \
         );                                                                                                             \

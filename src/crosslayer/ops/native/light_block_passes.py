@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crosslayer.ops.fused.layout import accumulator, exact
 from crosslayer.ops.fused.light_terms import Norm
-from crosslayer.ops.native.normalisation import structure
+from crosslayer.ops.native.normalisation import missing, structure
 from crosslayer.ops.native.types import addresses, call, lying, lying_as, size_of
 
 CHUNK_BYTES = 512 * 1024
@@ -50,7 +50,7 @@ class After(NamedTuple):
 def light_block(
     convolved: Tensor,
     shortcut: Tensor,
-    norms: tuple[Norm, Norm],
+    norms: tuple[Norm, Norm | None, Norm],
     weights: Weights,
     head_channels: int,
     cell: list[Tensor],
@@ -61,7 +61,7 @@ def light_block(
     Args:
         convolved: what its last convolution made.
         shortcut: likewise of its shortcut.
-        norms: that of the residual branch, and that of the merge.
+        norms: that of the residual branch, that of the shortcut if it is still to be done, and that of the merge.
         weights: of its attention.
         head_channels: d.
         cell: its weights, if there is a cell.
@@ -73,7 +73,8 @@ def light_block(
     counts = Counts(weights.query.numel(), head_channels, squeezed, chunk(x, bytes_of(given[1])))
     out, after = torch.empty_like(x), new(x, head_channels, bool(cell))
     maps, small = addresses(x, added, out), (addresses(*tensors) for tensors in (*given, after))
-    call("light_block", "light_block", x.dtype, maps, size_of(x), *map(structure, norms), *small, counts)
+    structures = [missing(norms[0]) if norm is None else structure(norm) for norm in norms]
+    call("light_block", "light_block", x.dtype, maps, size_of(x), *structures, *small, counts)
     return lying_as(convolved, out), after
 
 

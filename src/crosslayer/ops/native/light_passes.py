@@ -8,8 +8,8 @@ from torch import Tensor
 
 from crosslayer.ops.fused.layout import accumulator, exact
 from crosslayer.ops.fused.light_terms import Ended, Incoming, Norm, Sums, Terms, taps_of
+from crosslayer.ops.native.normalisation import missing, structure
 from crosslayer.ops.native.normalisation import received as received  # one of the passes
-from crosslayer.ops.native.normalisation import structure
 from crosslayer.ops.native.types import Size, address, addresses, call, lying, lying_as, size_of
 
 
@@ -75,10 +75,9 @@ def merge_gradients(
     sums = Sums(*(given.gate.new_empty(shape) for shape in (rows, *((rows[0], n, rows[1]) for n in (taps, carried)))))
     maps = map(address, (given.x, given.shortcut, merged))
     of_norm = addresses(*(affine or (None, None)))
-    normalisation = structure(norm)
-    ending = structure(ended.norm) if ended else type(normalisation)()  # null where there is none
+    ending = structure(ended.norm) if ended else missing(norm)
     of_end = (ending, *map(address, ended.sums.unbind() if ended else (None, None)))
-    arguments = (addresses(*gradient), *maps, *terms_and_size(given, times), normalisation, of_norm, *of_end)
+    arguments = (addresses(*gradient), *maps, *terms_and_size(given, times), structure(norm), of_norm, *of_end)
     call("light_merge", "merge_gradients", dx.dtype, *arguments, *map(address, (dx, ds, *sums)))
     return lying_as(terms.x, dx), lying_as(terms.x, ds), sums
 

@@ -25,7 +25,17 @@ def structure(norm: Norm) -> ctypes.Structure:
     """A normalisation as the functions take it, which must outlive the call."""
     *tensors, epsilon = norm
     places = (ctypes.c_void_p * 5)(*[None if one is None else one.data_ptr() for one in tensors])
-    return (DoubleNorm if norm.mean.dtype == torch.float64 else FloatNorm)(places, epsilon)
+    return precision_of(norm)(places, epsilon)
+
+
+def missing(other: Norm) -> ctypes.Structure:
+    """What says that there is none, beside another normalisation."""
+    return precision_of(other)()
+
+
+def precision_of(norm: Norm) -> type[FloatNorm] | type[DoubleNorm]:
+    """The structure for a normalisation's numbers."""
+    return DoubleNorm if norm.mean.dtype == torch.float64 else FloatNorm
 
 
 def received(gradient: Incoming) -> Incoming:
