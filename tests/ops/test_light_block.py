@@ -212,6 +212,14 @@ def test_op_is_well_registered(monkeypatch: pytest.MonkeyPatch, form: str, layou
     torch.library.opcheck(fused.light_block, arguments[0])
 
 
+def test_closed_gates_are_zero_and_no_numbers_that_are_slow_to_multiply_with():
+    given = cast(case((20, 6, 5, 4)), torch.float32)
+    given["attention"] = given["attention"]._replace(query=1000 * given["attention"].query)
+    gates = run("fused", given)["gate"]
+    assert ((gates == 0) | (gates >= torch.finfo(torch.float32).tiny)).all()
+    assert (gates == 0).any()
+
+
 def test_result_is_what_the_reference_gives_too():
     given = cast(case((2, 6, 5, 4), "mrla"), torch.float32)
     with implementation("fused"):
