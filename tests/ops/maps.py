@@ -1,5 +1,6 @@
 """Maps in every layout, and what is close to the float64 reference in every precision."""
 
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import pytest
@@ -37,6 +38,30 @@ def assert_close(found: Tensor, expected: Tensor, dtype: torch.dtype, name: str)
         return
     error = (found.double().cpu() - expected).abs().max() / expected.abs().max().clamp_min(1e-3)
     assert error <= TOLERANCE[dtype], f"{name}: {error:.2e}"
+
+
+def cast(given: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Maps and kernels in a dtype, what else is small in one that is at least float32."""
+    narrow = dtype if dtype == torch.float64 else torch.float32
+    return {name: one.to(dtype if one.dim() == 4 else narrow) for name, one in given.items()}
+
+
+def check_fused(
+    run: Callable[[str, dict[str, Tensor]], dict[str, Tensor]],
+    given: dict[str, Tensor],
+    maps: Iterable[str],
+    device: str,
+    dtype: torch.dtype,
+    layout: str,
+) -> dict[str, Tensor]:
+    """What `run` makes fused, in a dtype and with the maps laid out, once it is close to the float64 reference."""
+    rounded = {name: one.double() for name, one in cast(given, dtype).items()}
+    expected = run("reference", rounded)
+    moved = {name: one.to(device) for name, one in cast(rounded, dtype).items()}
+    found = run("fused", moved | {name: laid_out(moved[name], layout) for name in maps})
+    for name, one in found.items():
+        assert_close(one, expected[name], dtype, name)
+    return found
 
 
 def refused(dtype: torch.dtype, device: str) -> AbstractContextManager[object]:

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from crosslayer.ops import KnownPool, Normalisation, implementation, light_merge_norm, pool_of, residual_output
 from tests.ops import test_residual_output
-from tests.ops.maps import LAYOUTS, SIZES, TOLERANCE, assert_close, laid_out, noise, refused
-from tests.ops.test_residual_output import BLOCKS, cast
+from tests.ops.maps import LAYOUTS, SIZES, TOLERANCE, check_fused, noise, refused
+from tests.ops.test_residual_output import BLOCKS
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -59,12 +59,8 @@ def run(
 def check(
     device: str, shape: tuple[int, ...], dtype: torch.dtype, layout: str, training: tuple[bool, bool], **how: bool
 ) -> None:
-    rounded = {name: one.double() for name, one in cast(case(shape), dtype).items()}
-    expected = run("reference", rounded, training, **how)
-    given = {name: one.to(device) for name, one in cast(rounded, dtype).items()}
-    maps = {name: laid_out(given[name], layout) for name in ("x", "s", "incoming", "read")}
-    for name, one in run("fused", given | maps, training, **how).items():
-        assert_close(one, expected[name], dtype, name)
+    maps = ("x", "s", "incoming", "read")
+    check_fused(lambda impl, given: run(impl, given, training, **how), case(shape), maps, device, dtype, layout)
 
 
 @pytest.mark.parametrize("shape", SIZES + BLOCKS)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from crosslayer.ops import Normalisation, implementation, pool_of, residual_output
 from crosslayer.ops.fused import residual_output as fused
-from tests.ops.maps import LAYOUTS, SIZES, TOLERANCE, assert_close, laid_out, noise, refused
+from tests.ops.maps import LAYOUTS, SIZES, TOLERANCE, cast, check_fused, laid_out, noise, refused
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -21,12 +21,6 @@ def case(shape: tuple[int, ...], offset: float = 0.0) -> dict[str, Tensor]:
     affine = {"w": 1 + draw(channels) / 4, "b": draw(channels) / 2}
     running = {"mean": offset + draw(channels), "var": draw(channels) ** 2 + 1}
     return maps | affine | running | {"of_pool": draw(*shape[:2])}
-
-
-def cast(given: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Maps in a dtype, what is small in one that is at least float32."""
-    narrow = dtype if dtype == torch.float64 else torch.float32
-    return {name: one.to(dtype if one.dim() == 4 else narrow) for name, one in given.items()}
 
 
 def run(impl: str, given: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
@@ -44,13 +38,9 @@ def run(impl: str, given: dict[str, Tensor], training: bool) -> dict[str, Tensor
 
 
 def check(device: str, shape: tuple[int, ...], dtype: torch.dtype, layout: str, training: bool) -> None:
-    rounded = {name: one.double() for name, one in cast(case(shape), dtype).items()}
-    expected = run("reference", rounded, training)
-    given = {name: one.to(device) for name, one in cast(rounded, dtype).items()}
-    found = run("fused", {n: laid_out(one, layout) if one.dim() == 4 else one for n, one in given.items()}, training)
+    maps = ("x", "s", "incoming")
+    found = check_fused(lambda impl, given: run(impl, given, training), case(shape), maps, device, dtype, layout)
     assert found["out"].dtype == dtype
-    for name, one in found.items():
-        assert_close(one, expected[name], dtype, name)
 
 
 @pytest.mark.parametrize("shape", SIZES + BLOCKS)

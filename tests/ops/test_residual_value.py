@@ -7,7 +7,7 @@ from torch import Tensor
 from crosslayer.ops import Normalisation, implementation, pool_of, residual_value
 from crosslayer.ops.fused import residual_value as fused
 from tests.ops import test_residual_output
-from tests.ops.maps import LAYOUTS, SIZES, TOLERANCE, assert_close, laid_out, noise, refused
+from tests.ops.maps import LAYOUTS, SIZES, TOLERANCE, cast, check_fused, laid_out, noise, refused
 from tests.ops.test_residual_output import BLOCKS
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -18,11 +18,6 @@ def case(shape: tuple[int, ...]) -> dict[str, Tensor]:
     draw = noise(1)
     value = {"k": draw(shape[1], 1, 3, 3), "of_value": draw(*shape), "of_value_pool": draw(*shape[:2])}
     return test_residual_output.case(shape) | value
-
-
-def cast(given: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Maps and the kernel in a dtype, what else is small in one that is at least float32."""
-    return test_residual_output.cast(given, dtype)
 
 
 def normalisation(leaf: dict[str, Tensor], training: bool) -> Normalisation:
@@ -45,14 +40,9 @@ def run(impl: str, given: dict[str, Tensor], training: bool) -> dict[str, Tensor
 
 
 def check(device: str, shape: tuple[int, ...], dtype: torch.dtype, layout: str, training: bool) -> None:
-    rounded = {name: one.double() for name, one in cast(case(shape), dtype).items()}
-    expected = run("reference", rounded, training)
-    given = {name: one.to(device) for name, one in cast(rounded, dtype).items()}
-    maps = {name: laid_out(given[name], layout) for name in ("x", "s", "incoming", "of_value")}
-    found = run("fused", given | maps, training)
+    maps = ("x", "s", "incoming", "of_value")
+    found = check_fused(lambda impl, given: run(impl, given, training), case(shape), maps, device, dtype, layout)
     assert found["out"].dtype == found["value"].dtype == dtype
-    for name, one in found.items():
-        assert_close(one, expected[name], dtype, name)
 
 
 @pytest.mark.parametrize("shape", SIZES + BLOCKS)

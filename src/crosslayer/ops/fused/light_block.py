@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from crosslayer.ops.fused.layout import new_map
-from crosslayer.ops.fused.light_terms import Norm
+from crosslayer.ops.fused.light_terms import norm_of
 from crosslayer.ops.native import light_block_passes as passes
 
 
@@ -70,12 +70,6 @@ def _(
     counts = (channels // head_channels, channels, 3 * kept, kept)
     vectors = [convolved.new_empty(batch, count, dtype=dtype) for count in counts]
     return new_map(convolved), convolved.new_empty(batch, channels), *vectors
-
-
-def norm_of(tensors: list[Tensor], epsilon: float, x: Tensor) -> Norm:
-    """A normalisation in the precision of the arithmetic on maps like x."""
-    weight, bias, mean, variance = tensors
-    return Norm(weight, bias, mean, variance, None, epsilon).exact(x)
 
 
 def vector_dtype(x: Tensor, scale: Tensor) -> torch.dtype:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from crosslayer.ops.fused.backends import light_passes
 from crosslayer.ops.fused.layout import accumulator, layout_of, new_map
-from crosslayer.ops.fused.light_terms import Ended, Incoming, Norm, Sums, Terms, kernel_of, taps_of
+from crosslayer.ops.fused.light_terms import Ended, Incoming, Norm, Sums, Terms, kernel_of, norm_of, taps_of
 from crosslayer.ops.fused.pooling import everywhere
 
 
@@ -50,7 +50,7 @@ def normalise_backward(
     norm = Norm(weight, None, mean, variance, keep, epsilon).exact(x)
     same = None if of_pool is None else everywhere(of_pool, x)
     sums = norm.mean.new_empty((2, *x.shape[:2]) if ending else 0)
-    ended = Ended(ended_norm(ending, ending_epsilon, x), sums) if ending else None
+    ended = Ended(norm_of(ending, ending_epsilon, x), sums) if ending else None
     dx, ds, *small = map_gradients(Incoming(gradient, same), terms, norm, merged, ended)
     like = (value_kernel, gate, scale, value_kernel if shortcut_kernel is None else shortcut_kernel, weight, weight)
     kernel, own, old, carried, slope, shift = (outgoing(one, to.dtype) for one, to in zip(small, like, strict=True))
@@ -64,12 +64,6 @@ def _(gradient, of_pool, x, shortcut, value_kernel, gate, scale, shortcut_kernel
     small = (value_kernel, gate, scale, kernel, weight, weight)
     sums = x.new_empty((2, *x.shape[:2]) if others[-3] else 0, dtype=accumulator(x))
     return new_map(x), ds, *(torch.empty_like(one, memory_format=torch.contiguous_format) for one in small), sums
-
-
-def ended_norm(rows: list[Tensor], epsilon: float, x: Tensor) -> Norm:
-    """That of a block's end, in the precision of the arithmetic on maps like x."""
-    weight, bias, mean, variance = rows
-    return Norm(weight, bias, mean, variance, None, epsilon).exact(x)
 
 
 def outgoing(one: Tensor, dtype: torch.dtype) -> Tensor:

@@ -56,6 +56,12 @@ class Norm(NamedTuple):
         return self.kept(weighted).sum(0) * self.inverse, self.kept(plain).sum(0)
 
 
+def norm_of(rows: list[Tensor], epsilon: float, x: Tensor) -> Norm:
+    """Of weight, bias, mean and variance, every image kept, in the precision of the arithmetic on maps like x."""
+    weight, bias, mean, variance = rows
+    return Norm(weight, bias, mean, variance, None, epsilon).exact(x)
+
+
 def through_statistics(affine: tuple[Tensor, Tensor], own: bool) -> tuple[Tensor, Tensor]:
     """The gradients of weight and bias as far as they pass through the statistics: in full where these are own."""
     of_weight, of_bias = affine

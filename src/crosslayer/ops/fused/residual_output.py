@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from crosslayer.ops.fused.layout import accumulator, new_map
-from crosslayer.ops.fused.light_terms import Incoming, Norm, through_statistics
+from crosslayer.ops.fused.light_terms import Incoming, norm_of, through_statistics
 from crosslayer.ops.fused.pooling import everywhere, pool_of_sums
 from crosslayer.ops.native import residual_passes as passes
 
@@ -76,7 +76,7 @@ def residual_output(
 
     With `own`, μ and σ² are x's, from `statistics`, and the gradient goes through them.
     """
-    norm = Norm(weight, bias, mean, variance, None, epsilon).exact(x)
+    norm = norm_of([weight, bias, mean, variance], epsilon, x)
     out, sums, above = passes.counted_output(x, shortcut, norm)
     return out, pool_of_sums(sums, x), above, *hollow_claims(x)
 
@@ -113,7 +113,7 @@ def residual_output_backward(
 
     `known_sums` are of the gradient through ReLU without the pool's share; `known_of_shortcut` is added to ds.
     """
-    norm = Norm(weight, bias, mean, variance, None, epsilon).exact(x)
+    norm = norm_of([weight, bias, mean, variance], epsilon, x)
     same = everywhere(of_pool, x)
     incoming = passes.received(Incoming(gradient, same))
     known = None if known_sums is None else (known_sums + same * above).unbind()

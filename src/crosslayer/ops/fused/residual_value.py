@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from crosslayer.ops.fused.layout import new_map
-from crosslayer.ops.fused.light_terms import Incoming, Norm, through_statistics
+from crosslayer.ops.fused.light_terms import Incoming, norm_of, through_statistics
 from crosslayer.ops.fused.pooling import everywhere, pool_of_sums
 from crosslayer.ops.native import residual_passes, residual_value_passes, value_map_passes
 
@@ -34,7 +34,7 @@ def residual_value(
 
     With `own`, μ and σ² are x's, from `residual_output`'s `statistics`, and the gradient goes through them.
     """
-    out, sums = residual_passes.output(x, shortcut, Norm(weight, bias, mean, variance, None, epsilon).exact(x))
+    out, sums = residual_passes.output(x, shortcut, norm_of([weight, bias, mean, variance], epsilon, x))
     value, value_sums = value_map_passes.convolve(out, kernel)
     return out, pool_of_sums(sums, x), value, pool_of_sums(value_sums, x)
 
@@ -61,7 +61,7 @@ def residual_value_backward(
     own: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, shortcut, weight, bias and kernel."""
-    norm = Norm(weight, bias, mean, variance, None, epsilon).exact(x)
+    norm = norm_of([weight, bias, mean, variance], epsilon, x)
     incoming = (Incoming(of_out, everywhere(of_pool, x)), Incoming(of_value, everywhere(of_value_pool, x)))
     g, sums, of_kernel = residual_value_passes.gradients(*incoming, x, shortcut, norm, kernel)
     affine = of_weight, of_bias = norm.affine_gradients(*sums)

@@ -68,7 +68,8 @@ template <class T, class A> class Chunk {
   public:
     explicit Chunk(const Block<T, A> &block)
         : block(block), counts(block.counts), channels(block.size.channels), x(new T[counts.chunk * image_size()]),
-          s(new T[block.shortcut_norm.mean ? counts.chunk * image_size() : 0]), rows(new A[counts.chunk * channels]), gate_rows(new A[counts.chunk * channels]), pooled(columns<A>(channels + counts.window)),
+          s(new T[block.shortcut_norm.mean ? counts.chunk * image_size() : 0]), rows(new A[counts.chunk * channels]),
+          gate_rows(new A[counts.chunk * channels]), pooled(columns<A>(channels + counts.window)),
           gates(columns<A>(channels)), carried(columns<A>(channels)), old(columns<A>(channels)),
           between(columns<A>(counts.squeezed)), memory(columns<A>(counts.squeezed ? channels : 0)),
           seen(columns<A>(counts.squeezed ? 3 * channels : 0)), recalled(columns<A>(counts.squeezed ? 3 * channels : 0)) {}

@@ -6,7 +6,7 @@ import torch
 
 from crosslayer.ops.fused.layout import accumulator
 from crosslayer.ops.fused.light_terms import Incoming, Norm
-from crosslayer.ops.native.types import lying
+from crosslayer.ops.native.types import lying, pointer
 
 
 class FloatNorm(ctypes.Structure):
@@ -24,7 +24,7 @@ class DoubleNorm(ctypes.Structure):
 def structure(norm: Norm) -> ctypes.Structure:
     """A normalisation as the functions take it, which must outlive the call."""
     *tensors, epsilon = norm
-    places = (ctypes.c_void_p * 5)(*[None if one is None else one.data_ptr() for one in tensors])
+    places = (ctypes.c_void_p * 5)(*map(pointer, tensors))
     return precision_of(norm)(places, epsilon)
 
 

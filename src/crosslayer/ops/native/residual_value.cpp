@@ -35,7 +35,7 @@ void norm_gradient(const T *g, const T *x, Size size, Norm<A> norm, NormGradient
 
 #define FUNCTIONS(NAME, T, A)                                                                                          \
     extern "C" void gradients_##NAME(                                                                                  \
-        Incoming<T, A> of_value, EndedMaps<T, A> maps, const A *taps, Size size, Norm<A> norm, A *products, int threads      \
+        Incoming<T, A> of_value, EndedMaps<T, A> maps, const A *taps, Size size, Norm<A> norm, A *products, int threads\
     ) {                                                                                                                \
         for_channels<A>(size, [&](auto whole) {                                                                        \
             gradients<T, A, whole>(of_value, maps, taps, size, norm, products, threads);                               \

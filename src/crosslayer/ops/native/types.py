@@ -31,9 +31,14 @@ def size_of(x: Tensor) -> Size:
     return Size(batch, height, width, channels)
 
 
+def pointer(x: Tensor | None) -> int | None:
+    """Where a tensor lies, as fields and arrays of pointers take it; none where there is none."""
+    return None if x is None else x.data_ptr()
+
+
 def address(x: Tensor | None) -> ctypes.c_void_p:
-    """Of a tensor that lies as the function expects; null where there is none."""
-    return ctypes.c_void_p(None if x is None else x.data_ptr())
+    """Of a tensor that lies as the function expects, as an argument of its own; null where there is none."""
+    return ctypes.c_void_p(pointer(x))
 
 
 @functools.cache
@@ -45,7 +50,7 @@ def pointers(count: int) -> type[ctypes.Structure]:
 
 def addresses(*tensors: Tensor | None) -> ctypes.Structure:
     """Of several tensors, as one argument: a structure of pointers."""
-    return pointers(len(tensors))(*[None if one is None else one.data_ptr() for one in tensors])
+    return pointers(len(tensors))(*map(pointer, tensors))
 
 
 def call(source: str, function: str, dtype: torch.dtype, *arguments: Any) -> None:
