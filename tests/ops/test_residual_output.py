@@ -95,9 +95,7 @@ def test_the_output_is_not_kept(device: str):
     kept: list[Tensor] = []
     norm = Normalisation(given["w"], given["b"], given["mean"], given["var"], True, 0.1, 1e-5)
     with implementation("fused"), torch.autograd.graph.saved_tensors_hooks(kept.append, lambda saved: saved):
-        out = residual_output(x, shortcut, norm)
-    if out.ending is None:
-        pytest.skip("PyTorch computes it here")
+        residual_output(x, shortcut, norm)
     maps = {saved.data_ptr() for saved in kept if saved is not None and saved.shape == x.shape}
     assert maps == {x.data_ptr(), shortcut.data_ptr()}
 

@@ -3,7 +3,6 @@
 from torch import Tensor
 
 from crosslayer.ops.fused import residual_output as fused
-from crosslayer.ops.fused.backends import runs_triton
 from crosslayer.ops.normalisation import Normalisation, batch_norm, batch_statistics
 from crosslayer.ops.pooling import KnownPool
 from crosslayer.ops.selection import takes_fused
@@ -13,12 +12,12 @@ from crosslayer.ops.shapes import Map
 def residual_output(x: Map, shortcut: Map, norm: Normalisation) -> KnownPool:
     """ReLU(BN(x) + s), and its global average pool where that costs nothing.
 
-    On a GPU this is left to PyTorch, whose compiler makes the same passes of it, and so are maps of two dtypes.
+    Maps of two dtypes are left to PyTorch.
 
     Raises:
         ValueError: statistics of a single value per channel are asked for, or fused where it cannot run.
     """
-    if not takes_fused("residual_output", x) or runs_triton(x) or x.dtype != shortcut.dtype:
+    if not takes_fused("residual_output", x) or x.dtype != shortcut.dtype:
         return reference(x, shortcut, norm)
     rows = (norm.weight, norm.bias, *known_statistics(x, norm))
     out, pool, _, *claims = fused.residual_output(x, shortcut, *rows, norm.epsilon, norm.training)

@@ -16,6 +16,15 @@ def light_passes(x: Tensor) -> ModuleType:
     return light_passes
 
 
+def residual_passes(x: Tensor) -> ModuleType:
+    """The four passes of `residual_output`, likewise."""
+    if runs_triton(x):
+        from crosslayer.ops.triton import residual_passes
+    else:
+        from crosslayer.ops.native import residual_passes
+    return residual_passes
+
+
 def history_passes(x: Tensor) -> ModuleType:
     """The two passes of `history_sum`, likewise."""
     if runs_triton(x):

@@ -79,7 +79,7 @@ def map_gradients(
     gradient = passes.received(gradient)
     exact = terms.changed(terms.x, terms.shortcut, lambda term: term.to(norm.mean.dtype))
     if merged is not None:
-        merged, plain, weighted = passes.norm_sums(gradient, terms, norm, merged)
+        merged, plain, weighted = passes.norm_sums(gradient, terms, norm, merged, ended)
         affine = norm.affine_gradients(plain, weighted)
         dx, ds, sums = passes.merge_gradients(gradient, merged, terms, norm, affine, ended)
     else:

@@ -45,7 +45,9 @@ def normalise(terms: Terms, norm: Norm, merged: Tensor | None, _pooled: bool) ->
     return lying_as(terms.x, out), sums
 
 
-def norm_sums(gradient: Incoming, terms: Terms, norm: Norm, merged: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def norm_sums(
+    gradient: Incoming, terms: Terms, norm: Norm, merged: Tensor, _ended: Ended | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """The first pass backward: Σ dout and Σ dout (z - μ) for each image and channel."""
     plain, weighted = norm.mean.new_empty((2, *terms.x.shape[:2])).unbind()
     given = (addresses(*gradient), address(merged), size_of(terms.x), structure(norm))

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from crosslayer.ops.fused.layout import accumulator, channels_last
@@ -12,7 +11,9 @@ WARPS = 4
 ENOUGH_PROGRAMS = 1024
 """For a GPU of a hundred-odd multiprocessors."""
 ELEMENTS = 64 * WARPS
-"""In a tile: two for each thread, which keeps three rows of two windows and eighteen taps in registers."""
+"""In a tile of windows: two for each thread, which keeps three rows of two windows and eighteen taps in registers."""
+STREAMED = 512 * WARPS
+"""In a tile of positions: sixteen for each thread, so that enough is on its way from memory."""
 
 
 class Tile(NamedTuple):
@@ -23,45 +24,64 @@ class Tile(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How a map is cut up: `programs` along batch and rows, of `rows` rows each."""
+    """How a map is cut up: `programs` along batch and rows or positions, of `length` of these each."""
 
     programs: int
-    row_chunks: int
-    rows: int
+    chunks: int
+    """Programs to an image."""
+    length: int
     tile: Tile
 
 
 def plan(x: Tensor) -> Plan:
-    """Whole columns to a program, or as many rows as leave programs enough for a GPU."""
-    batch, channels, height, width = x.shape
+    """For windows that walk down rows: whole columns to a program, or as many rows as leave programs enough."""
+    _, _, height, width = x.shape
     tile = tile_of(x, width, ELEMENTS)
+    return cut(x, tile, height, least=4)
+
+
+def stretches(x: Tensor) -> Plan:
+    """For passes to which a position's neighbours are nothing: stretches of positions, tile by tile."""
+    size = x.shape[2] * x.shape[3]
+    tile = tile_of(x, size, STREAMED)
+    return cut(x, tile, size, least=tile.positions)
+
+
+def cut(x: Tensor, tile: Tile, length: int, least: int) -> Plan:
+    """All of an image's rows or positions to a program, or as many, `least` or more, as leave programs enough."""
+    batch, channels = x.shape[:2]
     programs = max(batch * ceil_divide(channels, tile.channels), 1)
-    chunks = min(ceil_divide(ENOUGH_PROGRAMS, programs), ceil_divide(height, 4))
-    rows = power_of_two(ceil_divide(height, chunks))
-    chunks = ceil_divide(height, rows)
-    return Plan(batch * chunks, chunks, rows, tile)
+    chunks = min(ceil_divide(ENOUGH_PROGRAMS, programs), ceil_divide(length, least))
+    each = power_of_two(ceil_divide(length, chunks))
+    chunks = ceil_divide(length, each)
+    return Plan(batch * chunks, chunks, each, tile)
 
 
 def launch_over(kernel: Any, plan: Plan, x: Tensor, *arguments: Any, **flags: bool | int) -> None:
-    """Launches a kernel whose last arguments are the sizes and strides of x."""
+    """Launches a kernel that walks down rows; its last arguments are the sizes and strides of x."""
     _, channels, height, width = x.shape
     size = height * width
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    strides = (channels * size, 1, width * channels, channels) if last else (channels * size, size, width, 1)
-    kernel[plan.programs, ceil_divide(channels, plan.tile.channels)](
-        *arguments,
-        height,
-        width,
-        channels,
-        plan.row_chunks,
-        strides,
-        **flags,
-        ROWS=plan.rows,
-        COLUMNS=plan.tile.positions,
-        CHANNELS=plan.tile.channels,
-        ACC=TRITON_TYPES[accumulator(x)],
-        num_warps=WARPS,
+    strides = (
+        (channels * size, 1, width * channels, channels) if channels_last(x) else (channels * size, size, width, 1)
     )
+    lengths = {"ROWS": plan.length, "COLUMNS": plan.tile.positions}
+    start(kernel, plan, x, *arguments, height, width, channels, plan.chunks, strides, **flags, **lengths)
+
+
+def launch_along(kernel: Any, plan: Plan, x: Tensor, *arguments: Any, **flags: bool | int) -> None:
+    """Launches a kernel that goes through positions; its last arguments are the sizes and strides of x."""
+    _, channels, height, width = x.shape
+    size = height * width
+    strides = (channels * size, 1, channels) if channels_last(x) else (channels * size, size, 1)
+    lengths = {"LENGTH": plan.length, "POSITIONS": plan.tile.positions}
+    start(kernel, plan, x, *arguments, size, channels, plan.chunks, strides, **flags, **lengths)
+
+
+def start(kernel: Any, plan: Plan, x: Tensor, *arguments: Any, **constants: bool | int) -> None:
+    """Launches a kernel for all programs and channels."""
+    grid = (plan.programs, ceil_divide(x.shape[1], plan.tile.channels))
+    accumulated = TRITON_TYPES[accumulator(x)]
+    kernel[grid](*arguments, **constants, CHANNELS=plan.tile.channels, ACC=accumulated, num_warps=WARPS)
 
 
 def tile_of(x: Tensor, positions: int, elements: int) -> Tile:

@@ -1,7 +1,7 @@
 """Backward kernels of `light_merge_norm`; see light_merge_norm.py for the equations."""
 
-# Triton reads these functions itself; to a type checker its static_range is no iterator, its tensors are tuples.
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+# Triton reads these functions itself; to a type checker its tensors are tuples, and numbers no constants of its.
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
 
 import triton
 import triton.language as tl
@@ -9,7 +9,6 @@ import triton.language as tl
 from crosslayer.ops.triton.light_kernels import (
     columns_of,
     convolve,
-    inverse_deviation,
     is_row,
     load_row,
     load_taps,
@@ -17,64 +16,80 @@ from crosslayer.ops.triton.light_kernels import (
     merge_row,
     offsets_of,
     open_window,
+)
+from crosslayer.ops.triton.normalisation_kernels import (
+    block_output,
+    load_coefficients,
+    load_norm,
+    normalised_gradient,
     per_channel,
     per_image,
     place,
+    store_sum,
+    through_relu,
 )
 
 
 @triton.jit
 def norm_gradient_kernel(
-    gradient, x, shortcut, value_kernel, gate, scale, shortcut_kernel, mean, merged, partials,
-    height, width, channels, row_chunks, strides,
-    HAS_KERNEL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
+    gradient, everywhere, x, shortcut, value_kernel, gate, scale, shortcut_kernel, ending, ending_epsilon, mean,
+    merged, partials, height, width, channels, row_chunks, strides,
+    HAS_KERNEL: tl.constexpr, ENDED: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """z anew, and this program's share of Σ dout and of Σ dout · (z - μ)."""
     batch, first, channel, present = place(row_chunks, channels, ROWS, CHANNELS)
-    terms = load_terms(value_kernel, gate, scale, shortcut_kernel, batch, channels, channel, present, HAS_KERNEL, ACC)
+    terms = load_terms(
+        value_kernel, gate, scale, shortcut_kernel, ending, ending_epsilon, batch, channels, channel, present,
+        HAS_KERNEL, ENDED, ACC,
+    )  # fmt: skip
     centre = per_channel(mean, channel, present, ACC)
+    same = per_image(everywhere, batch, channels, channel, present, ACC)[None, :]
     plain = tl.zeros([COLUMNS, CHANNELS], ACC)
     weighted = tl.zeros([COLUMNS, CHANNELS], ACC)
     for tile in range(tl.cdiv(width, COLUMNS)):
         column, inside = columns_of(tile, width, present, COLUMNS)
         offsets = offsets_of(batch, channel, column, strides)
-        window = open_window(x + offsets, shortcut + offsets, first, height, strides, inside, HAS_KERNEL, ACC)
+        window = open_window(
+            x + offsets, shortcut + offsets, first, height, strides, inside, terms, HAS_KERNEL, ENDED, ACC
+        )
         for row in range(first, tl.minimum(first + ROWS, height)):
             z, _, window = merge_row(
-                x + offsets, shortcut + offsets, row, height, strides, inside, window, terms, HAS_KERNEL, ACC
+                x + offsets, shortcut + offsets, row, height, strides, inside, window, terms, HAS_KERNEL, ENDED, ACC
             )
             incoming = tl.load(gradient + offsets + row * strides[2], mask=inside[1], other=0.0).to(ACC)
+            incoming = tl.where(inside[1], incoming + same, 0.0)
             tl.store(merged + offsets + row * strides[2], z.to(merged.dtype.element_ty), mask=inside[1])
             plain += incoming
             weighted += incoming * (z - centre[None, :])
-    start = partials + tl.program_id(0).to(tl.int64) * 2 * channels + channel
-    tl.store(start, tl.sum(plain, axis=0), mask=present)
-    tl.store(start + channels, tl.sum(weighted, axis=0), mask=present)
+    store_sum(partials, 0, 2, plain, channels, channel, present)
+    store_sum(partials, 1, 2, weighted, channels, channel, present)
 
 
 @triton.jit
 def load_gradient(
-    gradient, merged, row, height, strides, inside, coefficients, BATCH_STATISTICS: tl.constexpr, ACC: tl.constexpr
-):
-    """A row of dz = α dout - β - γ (z - μ); with statistics that do not depend on z, of dout."""
-    incoming = load_row(gradient, row, height, strides, inside, ACC)
-    if not BATCH_STATISTICS:
-        return incoming
+    gradient, merged, row, height, strides, inside, same, coefficients,
+    BATCH_STATISTICS: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """A row of dz; with statistics that do not depend on z, of dout."""
     there = is_row(row, height)
-    z = load_row(merged, row, height, strides, inside, ACC)
+    incoming = load_row(gradient, row, height, strides, inside, ACC)
+    z = incoming
+    if BATCH_STATISTICS:
+        z = load_row(merged, row, height, strides, inside, ACC)
     return (
-        one_gradient(incoming[0], z[0], inside[0] & there, coefficients),
-        one_gradient(incoming[1], z[1], inside[1] & there, coefficients),
-        one_gradient(incoming[2], z[2], inside[2] & there, coefficients),
+        one_gradient(incoming[0] + same, z[0], inside[0] & there, coefficients, BATCH_STATISTICS),
+        one_gradient(incoming[1] + same, z[1], inside[1] & there, coefficients, BATCH_STATISTICS),
+        one_gradient(incoming[2] + same, z[2], inside[2] & there, coefficients, BATCH_STATISTICS),
     )
 
 
 @triton.jit
-def one_gradient(incoming, z, inside, coefficients):
-    """α dout - β - γ (z - μ) where there is a map."""
-    alpha, beta, gamma, centre = coefficients
-    dz = alpha[None, :] * incoming - beta[None, :] - gamma[None, :] * (z - centre[None, :])
-    return tl.where(inside, dz, 0.0)
+def one_gradient(incoming, z, inside, coefficients, BATCH_STATISTICS: tl.constexpr):
+    """Of z or of the output, where there is a map."""
+    if BATCH_STATISTICS:
+        incoming = normalised_gradient(incoming, z, coefficients)
+    return tl.where(inside, incoming, 0.0)
 
 
 @triton.jit
@@ -100,45 +115,32 @@ def add_products(sums, above, here, below, map_):
 
 
 @triton.jit
-def store_sums(start, sums, channels, present):
-    """The nine taps' sums over the tile, one row of channels each."""
-    for i in tl.static_range(9):
-        tl.store(start + i * channels, tl.sum(sums[i], axis=0), mask=present)
-
-
-@triton.jit
-def load_coefficients(
-    weight, mean, variance, keep, weight_gradient, bias_gradient, epsilon, count, batch, channel, present,
-    HAS_KEEP: tl.constexpr, BATCH_STATISTICS: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """α, β, γ and μ of dz = α dout - β - γ (z - μ)."""
-    inverse = inverse_deviation(variance, channel, present, epsilon, ACC)
-    slope = per_channel(weight, channel, present, ACC) * inverse
-    alpha = slope
-    if HAS_KEEP:
-        alpha = slope * tl.load(keep + batch).to(ACC)
-    centre = per_channel(mean, channel, present, ACC)
-    if not BATCH_STATISTICS:
-        return alpha, slope, slope, centre
-    beta = slope * per_channel(bias_gradient, channel, present, ACC) / count
-    gamma = slope * per_channel(weight_gradient, channel, present, ACC) * inverse / count
-    return alpha, beta, gamma, centre
+def store_sums(partials, i, COUNT: tl.constexpr, sums, channels, channel, present):
+    """The nine taps' sums, from the i-th of this program's rows on."""
+    for tap in tl.static_range(9):
+        store_sum(partials, i + tap, COUNT, sums[tap], channels, channel, present)
 
 
 @triton.jit
 def merge_gradient_kernel(
-    gradient, merged, x, shortcut, value_kernel, gate, scale, shortcut_kernel,
+    gradient, everywhere, merged, x, shortcut, value_kernel, gate, scale, shortcut_kernel, ending, ending_epsilon,
     weight, mean, variance, keep, weight_gradient, bias_gradient, epsilon, count,
     x_gradient, shortcut_gradient, partials, height, width, channels, row_chunks, strides,
-    HAS_KERNEL: tl.constexpr, HAS_KEEP: tl.constexpr, BATCH_STATISTICS: tl.constexpr, SUMS: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
+    HAS_KERNEL: tl.constexpr, ENDED: tl.constexpr, HAS_KEEP: tl.constexpr, BATCH_STATISTICS: tl.constexpr,
+    SUMS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """dx and ds, and this program's share of Σ dz, Σ dz ⊙ x and Σ dz ⊙ s at all nine shifts."""
+    """dx and ds, and this program's share of Σ dz, Σ dz ⊙ x and Σ dz ⊙ s at all nine shifts.
+
+    If `ENDED`, x is made anew, dx goes through its ReLU, and Σ dx and Σ dx (c - μ) are taken, of c that x is made of.
+    """
     batch, first, channel, present = place(row_chunks, channels, ROWS, CHANNELS)
-    coefficients = load_coefficients(
-        weight, mean, variance, keep, weight_gradient, bias_gradient, epsilon, count, batch, channel, present,
-        HAS_KEEP, BATCH_STATISTICS, ACC,
-    )  # fmt: skip
+    alpha, beta, gamma, centre = load_coefficients(
+        weight, mean, variance, weight_gradient, bias_gradient, epsilon, count, channel, present, ACC
+    )
+    if HAS_KEEP:
+        alpha *= tl.load(keep + batch).to(ACC)
+    coefficients = (alpha, beta, gamma, centre)
+    same = per_image(everywhere, batch, channels, channel, present, ACC)[None, :]
     taps = flipped(load_taps(value_kernel, channel, present, ACC))
     own = per_image(gate, batch, channels, channel, present, ACC)
     old = per_image(scale, batch, channels, channel, present, ACC)
@@ -146,50 +148,64 @@ def merge_gradient_kernel(
     if HAS_KERNEL:
         shortcut_taps = flipped(load_taps(shortcut_kernel, channel, present, ACC))
     if not BATCH_STATISTICS:  # the window holds dout
-        own *= coefficients[0]
+        own *= alpha
     zero = tl.zeros([COLUMNS, CHANNELS], ACC)
     plain = zero
     value_sums = (zero, zero, zero, zero, zero, zero, zero, zero, zero)
     shortcut_sums = value_sums
     shortcut_sum = zero
+    end = (old, old, old)
+    if ENDED:
+        end = load_norm(ending, ending_epsilon, channel, present, ACC)
+    end_plain = zero
+    end_weighted = zero
     for tile in range(tl.cdiv(width, COLUMNS)):
         column, inside = columns_of(tile, width, present, COLUMNS)
         offsets = offsets_of(batch, channel, column, strides)
         above = load_gradient(
-            gradient + offsets, merged + offsets, first - 1, height, strides, inside, coefficients,
+            gradient + offsets, merged + offsets, first - 1, height, strides, inside, same, coefficients,
             BATCH_STATISTICS, ACC,
         )  # fmt: skip
         here = load_gradient(
-            gradient + offsets, merged + offsets, first, height, strides, inside, coefficients, BATCH_STATISTICS, ACC
-        )
+            gradient + offsets, merged + offsets, first, height, strides, inside, same, coefficients,
+            BATCH_STATISTICS, ACC,
+        )  # fmt: skip
         for row in range(first, tl.minimum(first + ROWS, height)):
             at = offsets + row * strides[2]
             below = load_gradient(
-                gradient + offsets, merged + offsets, row + 1, height, strides, inside, coefficients,
+                gradient + offsets, merged + offsets, row + 1, height, strides, inside, same, coefficients,
                 BATCH_STATISTICS, ACC,
             )  # fmt: skip
-            dx = tl.load(gradient + at, mask=inside[1], other=0.0).to(ACC)
+            s = tl.load(shortcut + at, mask=inside[1], other=0.0).to(ACC)
+            value = tl.load(x + at, mask=inside[1], other=0.0).to(ACC)
+            dx = tl.load(gradient + at, mask=inside[1], other=0.0).to(ACC) + same
             dx += own[None, :] * convolve(above, here, below, taps)
+            if ENDED:
+                deviation = value - end[0][None, :]
+                value = tl.where(inside[1], block_output(value, s, end), 0.0)
+                dx = tl.where(inside[1], through_relu(dx, value), 0.0)
+                end_plain += dx
+                end_weighted += dx * deviation
             tl.store(x_gradient + at, dx.to(x_gradient.dtype.element_ty), mask=inside[1])
             ds = old[None, :] * here[1]
-            s = tl.load(shortcut + at, mask=inside[1], other=0.0).to(ACC)
             if HAS_KERNEL:
                 ds += convolve(above, here, below, shortcut_taps)
                 shortcut_sums = add_products(shortcut_sums, above, here, below, s)
             else:
                 shortcut_sum += here[1] * s
             if not BATCH_STATISTICS:
-                ds *= coefficients[0][None, :]
+                ds *= alpha[None, :]
             tl.store(shortcut_gradient + at, ds.to(shortcut_gradient.dtype.element_ty), mask=inside[1])
-            value = tl.load(x + at, mask=inside[1], other=0.0).to(ACC)
             value_sums = add_products(value_sums, above, here, below, value)
             plain += here[1]
             above = here
             here = below
-    start = partials + tl.program_id(0).to(tl.int64) * SUMS * channels + channel
-    tl.store(start, tl.sum(plain, axis=0), mask=present)
-    store_sums(start + channels, value_sums, channels, present)
+    store_sum(partials, 0, SUMS, plain, channels, channel, present)
+    store_sums(partials, 1, SUMS, value_sums, channels, channel, present)
     if HAS_KERNEL:
-        store_sums(start + 10 * channels, shortcut_sums, channels, present)
+        store_sums(partials, 10, SUMS, shortcut_sums, channels, channel, present)
     else:
-        tl.store(start + 10 * channels, tl.sum(shortcut_sum, axis=0), mask=present)
+        store_sum(partials, 10, SUMS, shortcut_sum, channels, channel, present)
+    if ENDED:
+        store_sum(partials, SUMS - 2, SUMS, end_plain, channels, channel, present)
+        store_sum(partials, SUMS - 1, SUMS, end_weighted, channels, channel, present)

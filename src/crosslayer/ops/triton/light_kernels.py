@@ -4,20 +4,22 @@ A program holds columns × channels of some rows of one image. It walks down the
 window in registers, so that each row is fetched once; the two neighbouring columns come from the cache.
 """
 
-# Triton reads these functions itself; to a type checker its static_range is no iterator, its tensors are tuples.
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+# Triton reads these functions itself; to a type checker its tensors are tuples, and numbers no constants of its.
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
 
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def place(row_chunks, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Image, first row and channels of this program."""
-    batch = (tl.program_id(0) // row_chunks).to(tl.int64)
-    first_row = tl.program_id(0) % row_chunks * ROWS
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    return batch, first_row, channel, channel < channels
+from crosslayer.ops.triton.normalisation_kernels import (
+    add_value,
+    block_output,
+    load_norm,
+    normalised,
+    per_image,
+    place,
+    store_moments,
+    store_sum,
+)
 
 
 @triton.jit
@@ -89,64 +91,69 @@ def convolve(above, here, below, taps):
 
 
 @triton.jit
-def per_image(vector, batch, channels, channel, present, ACC: tl.constexpr):
-    """One image's row of a batch × channels matrix."""
-    return tl.load(vector + batch * channels + channel, mask=present, other=0.0).to(ACC)
-
-
-@triton.jit
-def per_channel(vector, channel, present, ACC: tl.constexpr):
-    """A vector's channels."""
-    return tl.load(vector + channel, mask=present, other=0.0).to(ACC)
-
-
-@triton.jit
-def inverse_deviation(variance, channel, present, epsilon, ACC: tl.constexpr):
-    """1 / √(σ² + ε)."""
-    return 1.0 / tl.sqrt(tl.load(variance + channel, mask=present, other=1.0).to(ACC) + epsilon)
-
-
-@triton.jit
 def load_terms(
-    value_kernel, gate, scale, shortcut_kernel, batch, channels, channel, present,
-    HAS_KERNEL: tl.constexpr, ACC: tl.constexpr,
+    value_kernel, gate, scale, shortcut_kernel, ending, ending_epsilon, batch, channels, channel, present,
+    HAS_KERNEL: tl.constexpr, ENDED: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """What z is made with besides the maps: K, K_s, G and a."""
+    """What z is made with besides the maps: K, K_s, G and a; and the normalisation that x is made with, if `ENDED`."""
     taps = load_taps(value_kernel, channel, present, ACC)
     shortcut_taps = taps
     if HAS_KERNEL:
         shortcut_taps = load_taps(shortcut_kernel, channel, present, ACC)
     own = per_image(gate, batch, channels, channel, present, ACC)
-    return taps, shortcut_taps, own, per_image(scale, batch, channels, channel, present, ACC)
+    old = per_image(scale, batch, channels, channel, present, ACC)
+    end = (old, old, old)
+    if ENDED:
+        end = load_norm(ending, ending_epsilon, channel, present, ACC)
+    return taps, shortcut_taps, own, old, end
 
 
 @triton.jit
-def open_window(x, shortcut, row, height, strides, inside, HAS_KERNEL: tl.constexpr, ACC: tl.constexpr):
+def load_rows(
+    x, shortcut, row, height, strides, inside, end, HAS_KERNEL: tl.constexpr, ENDED: tl.constexpr, ACC: tl.constexpr
+):
+    """A row of x, made anew of what is there for it if `ENDED`; and one of the shortcut, where it is needed."""
+    own = load_row(x, row, height, strides, inside, ACC)
+    added = own
+    if HAS_KERNEL or ENDED:
+        added = load_row(shortcut, row, height, strides, inside, ACC)
+    if ENDED:
+        there = is_row(row, height)
+        own = (
+            tl.where(inside[0] & there, block_output(own[0], added[0], end), 0.0),
+            tl.where(inside[1] & there, block_output(own[1], added[1], end), 0.0),
+            tl.where(inside[2] & there, block_output(own[2], added[2], end), 0.0),
+        )
+    return own, added
+
+
+@triton.jit
+def open_window(
+    x, shortcut, row, height, strides, inside, terms, HAS_KERNEL: tl.constexpr, ENDED: tl.constexpr, ACC: tl.constexpr
+):
     """The rows above `row` and at it, of x and of the shortcut."""
-    above = load_row(x, row - 1, height, strides, inside, ACC)
-    here = load_row(x, row, height, strides, inside, ACC)
-    if HAS_KERNEL:
-        s_above = load_row(shortcut, row - 1, height, strides, inside, ACC)
-        s_here = load_row(shortcut, row, height, strides, inside, ACC)
-    else:
-        s_above = above
-        s_here = here
+    end = terms[4]
+    above, s_above = load_rows(x, shortcut, row - 1, height, strides, inside, end, HAS_KERNEL, ENDED, ACC)
+    here, s_here = load_rows(x, shortcut, row, height, strides, inside, end, HAS_KERNEL, ENDED, ACC)
     return above, here, s_above, s_here
 
 
 @triton.jit
-def merge_row(x, shortcut, row, height, strides, inside, window, terms, HAS_KERNEL: tl.constexpr, ACC: tl.constexpr):
+def merge_row(
+    x, shortcut, row, height, strides, inside, window, terms,
+    HAS_KERNEL: tl.constexpr, ENDED: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
     """z = G ⊙ DW(x; K) + a ⊙ s + DW(s; K_s) at `row`, x there, and the window one row on."""
     above, here, s_above, s_here = window
-    taps, shortcut_taps, own, old = terms
-    below = load_row(x, row + 1, height, strides, inside, ACC)
+    taps, shortcut_taps, own, old, end = terms
+    below, s_below = load_rows(x, shortcut, row + 1, height, strides, inside, end, HAS_KERNEL, ENDED, ACC)
     z = own[None, :] * convolve(above, here, below, taps)
-    if HAS_KERNEL:
-        s_below = load_row(shortcut, row + 1, height, strides, inside, ACC)
-        z += old[None, :] * s_here[1] + convolve(s_above, s_here, s_below, shortcut_taps)
+    if HAS_KERNEL or ENDED:
+        z += old[None, :] * s_here[1]
     else:
-        s_below = below
         z += old[None, :] * tl.load(shortcut + row * strides[2], mask=inside[1], other=0.0).to(ACC)
+    if HAS_KERNEL:
+        z += convolve(s_above, s_here, s_below, shortcut_taps)
     return z, here[1], (here, below, s_here, s_below)
 
 
@@ -157,56 +164,57 @@ def statistics_kernel(
 ):  # fmt: skip
     """Count, mean and sum of squared deviations of z in every channel of this program's rows (Welford's update)."""
     batch, first, channel, present = place(row_chunks, channels, ROWS, CHANNELS)
-    terms = load_terms(value_kernel, gate, scale, shortcut_kernel, batch, channels, channel, present, HAS_KERNEL, ACC)
-    count = tl.zeros([COLUMNS, 1], ACC)
-    mean = tl.zeros([COLUMNS, CHANNELS], ACC)
-    deviation = tl.zeros([COLUMNS, CHANNELS], ACC)
+    terms = load_terms(
+        value_kernel, gate, scale, shortcut_kernel, (), 0.0, batch, channels, channel, present, HAS_KERNEL, False, ACC
+    )
+    zero = tl.zeros([COLUMNS, CHANNELS], ACC)
+    moments = (tl.zeros([COLUMNS, 1], ACC), zero, zero)
     for tile in range(tl.cdiv(width, COLUMNS)):
         column, inside = columns_of(tile, width, present, COLUMNS)
         offsets = offsets_of(batch, channel, column, strides)
-        window = open_window(x + offsets, shortcut + offsets, first, height, strides, inside, HAS_KERNEL, ACC)
+        window = open_window(
+            x + offsets, shortcut + offsets, first, height, strides, inside, terms, HAS_KERNEL, False, ACC
+        )
         for row in range(first, tl.minimum(first + ROWS, height)):
             z, _, window = merge_row(
-                x + offsets, shortcut + offsets, row, height, strides, inside, window, terms, HAS_KERNEL, ACC
+                x + offsets, shortcut + offsets, row, height, strides, inside, window, terms, HAS_KERNEL, False, ACC
             )
-            count += (column < width)[:, None].to(ACC)
-            change = tl.where(inside[1], z - mean, 0.0)
-            mean += change / tl.maximum(count, 1.0)
-            deviation += change * (z - mean)
-    total = tl.sum(count, axis=0)
-    centre = tl.sum(count * mean, axis=0) / total
-    deviation += count * (mean - centre[None, :]) * (mean - centre[None, :])
-    start = partials + tl.program_id(0).to(tl.int64) * channels + channel
-    step = tl.num_programs(0).to(tl.int64) * channels
-    tl.store(start, total + tl.zeros([CHANNELS], ACC), mask=present)
-    tl.store(start + step, centre, mask=present)
-    tl.store(start + 2 * step, tl.sum(deviation, axis=0), mask=present)
+            moments = add_value(moments, z, inside[1], (column < width)[:, None])
+    store_moments(partials, moments, channels, channel, present, CHANNELS, ACC)
 
 
 @triton.jit
 def normalise_kernel(
-    x, shortcut, value_kernel, gate, scale, shortcut_kernel, weight, bias, mean, variance, keep, out, epsilon,
+    x, shortcut, value_kernel, gate, scale, shortcut_kernel, norm, keep, out, partials, epsilon,
     height, width, channels, row_chunks, strides,
-    HAS_KERNEL: tl.constexpr, HAS_KEEP: tl.constexpr,
+    HAS_KERNEL: tl.constexpr, HAS_KEEP: tl.constexpr, POOLED: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """out = x + keep · (w · (z - μ) / √(σ² + ε) + b): x and s read once, out written once."""
+    """out = x + keep · (w · (z - μ) / √(σ² + ε) + b): x and s read once, out written once; its sum, if wanted."""
     batch, first, channel, present = place(row_chunks, channels, ROWS, CHANNELS)
-    terms = load_terms(value_kernel, gate, scale, shortcut_kernel, batch, channels, channel, present, HAS_KERNEL, ACC)
-    slope = per_channel(weight, channel, present, ACC) * inverse_deviation(variance, channel, present, epsilon, ACC)
-    shift = per_channel(bias, channel, present, ACC)
-    centre = per_channel(mean, channel, present, ACC)
+    terms = load_terms(
+        value_kernel, gate, scale, shortcut_kernel, (), 0.0, batch, channels, channel, present, HAS_KERNEL, False, ACC
+    )
+    centre, slope, shift = load_norm(norm, epsilon, channel, present, ACC)
     if HAS_KEEP:
         kept = tl.load(keep + batch).to(ACC)
         slope *= kept
         shift *= kept
+    affine = (centre, slope, shift)
+    total = tl.zeros([COLUMNS, CHANNELS], ACC)
     for tile in range(tl.cdiv(width, COLUMNS)):
         column, inside = columns_of(tile, width, present, COLUMNS)
         offsets = offsets_of(batch, channel, column, strides)
-        window = open_window(x + offsets, shortcut + offsets, first, height, strides, inside, HAS_KERNEL, ACC)
+        window = open_window(
+            x + offsets, shortcut + offsets, first, height, strides, inside, terms, HAS_KERNEL, False, ACC
+        )
         for row in range(first, tl.minimum(first + ROWS, height)):
             z, here, window = merge_row(
-                x + offsets, shortcut + offsets, row, height, strides, inside, window, terms, HAS_KERNEL, ACC
+                x + offsets, shortcut + offsets, row, height, strides, inside, window, terms, HAS_KERNEL, False, ACC
             )
-            made = here + (z - centre[None, :]) * slope[None, :] + shift[None, :]
+            made = here + normalised(z, affine)
             tl.store(out + offsets + row * strides[2], made.to(out.dtype.element_ty), mask=inside[1])
+            if POOLED:
+                total += tl.where(inside[1], made, 0.0)
+    if POOLED:
+        store_sum(partials, 0, 1, total, channels, channel, present)

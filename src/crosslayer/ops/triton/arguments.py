@@ -1,0 +1,49 @@
+"""Tensors as Triton's kernels take them, and what programs leave behind put together."""
+
+import torch
+from torch import Tensor
+
+from crosslayer.ops.fused.layout import accumulator, layout_of
+from crosslayer.ops.fused.light_terms import Incoming, Norm
+from crosslayer.ops.triton.launch import Plan
+
+
+def alike(map_: Tensor, x: Tensor) -> Tensor:
+    """A map laid out as x."""
+    return map_.contiguous(memory_format=layout_of(x))
+
+
+def received(gradient: Incoming) -> Incoming:
+    """With something that is the same everywhere, if only zero."""
+    map_, everywhere = gradient
+    if everywhere is None:
+        everywhere = map_.new_zeros(map_.shape[:2], dtype=accumulator(map_))
+    return Incoming(map_, everywhere.contiguous())
+
+
+def rows(norm: Norm) -> tuple[Tensor, ...]:
+    """w, b, μ and σ²; where b is not needed, something that may be read."""
+    return norm.weight, norm.weight if norm.bias is None else norm.bias, norm.mean, norm.variance
+
+
+def number_of(x: Tensor) -> int:
+    """Values in a channel."""
+    return x.shape[0] * x.shape[2] * x.shape[3]
+
+
+def per_image(partials: Tensor, launch: Plan) -> Tensor:
+    """What an image's programs have gathered, added."""
+    return partials.unflatten(0, (launch.programs // launch.chunks, launch.chunks)).sum(1)
+
+
+def together(partials: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of all, from each program's count, mean and sum of squared deviations."""
+    counts, means, deviations = partials.unbind()
+    total = counts.sum(0).clamp_min(1)  # an empty batch has none
+    mean = (counts * means).sum(0) / total
+    return mean, (deviations + counts * (means - mean).square()).sum(0) / total
+
+
+def moments_of(x: Tensor, launch: Plan) -> Tensor:
+    """Memory for `together`."""
+    return torch.empty((3, launch.programs, x.shape[1]), dtype=accumulator(x), device=x.device)

@@ -1,0 +1,111 @@
+"""What Triton's kernels share: a program's place, rows of vectors, and batch normalisation forward and backward."""
+
+# Triton reads these functions itself; to a type checker its tensors are tuples, and numbers no constants of its.
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def place(chunks, channels, LENGTH: tl.constexpr, CHANNELS: tl.constexpr):
+    """Image, first row (or position) and channels of this program."""
+    batch = (tl.program_id(0) // chunks).to(tl.int64)
+    first = tl.program_id(0) % chunks * LENGTH
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    return batch, first, channel, channel < channels
+
+
+@triton.jit
+def per_image(vector, batch, channels, channel, present, ACC: tl.constexpr):
+    """One image's row of a batch × channels matrix."""
+    return tl.load(vector + batch * channels + channel, mask=present, other=0.0).to(ACC)
+
+
+@triton.jit
+def per_channel(vector, channel, present, ACC: tl.constexpr):
+    """A vector's channels."""
+    return tl.load(vector + channel, mask=present, other=0.0).to(ACC)
+
+
+@triton.jit
+def inverse_deviation(variance, channel, present, epsilon, ACC: tl.constexpr):
+    """1 / √(σ² + ε)."""
+    return 1.0 / tl.sqrt(tl.load(variance + channel, mask=present, other=1.0).to(ACC) + epsilon)
+
+
+@triton.jit
+def load_norm(norm, epsilon, channel, present, ACC: tl.constexpr):
+    """μ, w / √(σ² + ε) and b, from the addresses of w, b, μ and σ²."""
+    slope = per_channel(norm[0], channel, present, ACC) * inverse_deviation(norm[3], channel, present, epsilon, ACC)
+    return per_channel(norm[2], channel, present, ACC), slope, per_channel(norm[1], channel, present, ACC)
+
+
+@triton.jit
+def normalised(x, norm):
+    """w (x - μ) / √(σ² + ε) + b."""
+    centre, slope, shift = norm
+    return (x - centre[None, :]) * slope[None, :] + shift[None, :]
+
+
+@triton.jit
+def block_output(x, shortcut, norm):
+    """ReLU(BN(x) + s); what is no number stays none."""
+    made = normalised(x, norm) + shortcut
+    return tl.where(made < 0, 0.0, made)
+
+
+@triton.jit
+def through_relu(gradient, out):
+    """The gradient where the output is above zero."""
+    return tl.where(out <= 0, 0.0, gradient)
+
+
+@triton.jit
+def load_coefficients(
+    weight, mean, variance, weight_gradient, bias_gradient, epsilon, count, channel, present, ACC: tl.constexpr
+):
+    """α, β, γ and μ of α g - β - γ (x - μ), the gradient of what is normalised, for g that of the normalisation."""
+    inverse = inverse_deviation(variance, channel, present, epsilon, ACC)
+    alpha = per_channel(weight, channel, present, ACC) * inverse
+    beta = alpha * per_channel(bias_gradient, channel, present, ACC) / count
+    gamma = alpha * per_channel(weight_gradient, channel, present, ACC) * inverse / count
+    return alpha, beta, gamma, per_channel(mean, channel, present, ACC)
+
+
+@triton.jit
+def normalised_gradient(gradient, x, coefficients):
+    """α g - β - γ (x - μ)."""
+    alpha, beta, gamma, centre = coefficients
+    return alpha[None, :] * gradient - beta[None, :] - gamma[None, :] * (x - centre[None, :])
+
+
+@triton.jit
+def add_value(moments, value, inside, there):
+    """Count, mean and sum of squared deviations with one more value (Welford's update), where it is inside."""
+    count, mean, deviation = moments
+    count += there.to(count.dtype)
+    change = tl.where(inside, value - mean, 0.0)
+    mean += change / tl.maximum(count, 1.0)
+    return count, mean, deviation + change * (value - mean)
+
+
+@triton.jit
+def store_moments(partials, moments, channels, channel, present, CHANNELS: tl.constexpr, ACC: tl.constexpr):
+    """Those of the whole tile, each in a plane of programs × channels."""
+    count, mean, deviation = moments
+    total = tl.sum(count, axis=0)
+    centre = tl.sum(count * mean, axis=0) / total
+    deviation += count * (mean - centre[None, :]) * (mean - centre[None, :])
+    start = partials + tl.program_id(0).to(tl.int64) * channels + channel
+    step = tl.num_programs(0).to(tl.int64) * channels
+    tl.store(start, total + tl.zeros([CHANNELS], ACC), mask=present)
+    tl.store(start + step, centre, mask=present)
+    tl.store(start + 2 * step, tl.sum(deviation, axis=0), mask=present)
+
+
+@triton.jit
+def store_sum(partials, i, COUNT: tl.constexpr, sums, channels, channel, present):
+    """A tile's sum as the i-th of this program's rows."""
+    start = partials + (tl.program_id(0).to(tl.int64) * COUNT + i) * channels + channel
+    tl.store(start, tl.sum(sums, axis=0), mask=present)

@@ -1,0 +1,127 @@
+"""Triton kernels of `residual_output`; see fused/residual_output.py for the equations.
+
+A program goes through positions × channels of one image, tile by tile.
+"""
+
+# Triton reads these functions itself; to a type checker its tensors are tuples, and numbers no constants of its.
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
+
+import triton
+import triton.language as tl
+
+from crosslayer.ops.triton.normalisation_kernels import (
+    add_value,
+    block_output,
+    load_coefficients,
+    load_norm,
+    normalised_gradient,
+    per_image,
+    place,
+    store_moments,
+    store_sum,
+    through_relu,
+)
+
+
+@triton.jit
+def tile_at(start, batch, channel, present, size, strides, POSITIONS: tl.constexpr):
+    """A tile's offsets in a map, which of its positions there are, and what of it is inside."""
+    position = start + tl.arange(0, POSITIONS)
+    offsets = batch * strides[0] + channel[None, :] * strides[1] + position[:, None] * strides[2]
+    there = (position < size)[:, None]
+    return offsets, there, there & present[None, :]
+
+
+@triton.jit
+def moments_kernel(
+    x, partials, size, channels, chunks, strides,
+    LENGTH: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Count, mean and sum of squared deviations of x in every channel of this program's positions."""
+    batch, first, channel, present = place(chunks, channels, LENGTH, CHANNELS)
+    zero = tl.zeros([POSITIONS, CHANNELS], ACC)
+    moments = (tl.zeros([POSITIONS, 1], ACC), zero, zero)
+    for start in range(first, tl.minimum(first + LENGTH, size), POSITIONS):
+        offsets, there, inside = tile_at(start, batch, channel, present, size, strides, POSITIONS)
+        moments = add_value(moments, tl.load(x + offsets, mask=inside, other=0.0).to(ACC), inside, there)
+    store_moments(partials, moments, channels, channel, present, CHANNELS, ACC)
+
+
+@triton.jit
+def output_kernel(
+    x, shortcut, norm, epsilon, out, partials, size, channels, chunks, strides,
+    LENGTH: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """The output; this program's share of its sum, and of how often it is above zero and Σ (x - μ) there."""
+    batch, first, channel, present = place(chunks, channels, LENGTH, CHANNELS)
+    affine = load_norm(norm, epsilon, channel, present, ACC)
+    total = tl.zeros([POSITIONS, CHANNELS], ACC)
+    count = total
+    deviation = total
+    for start in range(first, tl.minimum(first + LENGTH, size), POSITIONS):
+        offsets, _, inside = tile_at(start, batch, channel, present, size, strides, POSITIONS)
+        own = tl.load(x + offsets, mask=inside, other=0.0).to(ACC)
+        made = block_output(own, tl.load(shortcut + offsets, mask=inside, other=0.0).to(ACC), affine)
+        tl.store(out + offsets, made.to(out.dtype.element_ty), mask=inside)
+        made = tl.where(inside, made, 0.0)
+        total += made
+        count += through_relu(1.0, made)
+        deviation += through_relu(own - affine[0][None, :], made)
+    store_sum(partials, 0, 3, total, channels, channel, present)
+    store_sum(partials, 1, 3, count, channels, channel, present)
+    store_sum(partials, 2, 3, deviation, channels, channel, present)
+
+
+@triton.jit
+def load_gradient(gradient, same, offsets, inside, made, ACC: tl.constexpr):
+    """g of a tile."""
+    incoming = tl.load(gradient + offsets, mask=inside, other=0.0).to(ACC) + same
+    return through_relu(incoming, made)
+
+
+@triton.jit
+def norm_sums_kernel(
+    gradient, everywhere, x, shortcut, norm, epsilon, partials, size, channels, chunks, strides,
+    LENGTH: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """This program's share of Σ g and Σ g (x - μ)."""
+    batch, first, channel, present = place(chunks, channels, LENGTH, CHANNELS)
+    affine = load_norm(norm, epsilon, channel, present, ACC)
+    same = per_image(everywhere, batch, channels, channel, present, ACC)[None, :]
+    plain = tl.zeros([POSITIONS, CHANNELS], ACC)
+    weighted = plain
+    for start in range(first, tl.minimum(first + LENGTH, size), POSITIONS):
+        offsets, _, inside = tile_at(start, batch, channel, present, size, strides, POSITIONS)
+        own = tl.load(x + offsets, mask=inside, other=0.0).to(ACC)
+        made = block_output(own, tl.load(shortcut + offsets, mask=inside, other=0.0).to(ACC), affine)
+        g = load_gradient(gradient, same, offsets, inside, tl.where(inside, made, 0.0), ACC)
+        plain += g
+        weighted += g * (own - affine[0][None, :])
+    store_sum(partials, 0, 2, plain, channels, channel, present)
+    store_sum(partials, 1, 2, weighted, channels, channel, present)
+
+
+@triton.jit
+def gradients_kernel(
+    gradient, everywhere, x, shortcut, known, norm, weight_gradient, bias_gradient, epsilon, number,
+    x_gradient, shortcut_gradient, size, channels, chunks, strides,
+    HAS_KNOWN: tl.constexpr,
+    LENGTH: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """dx, and ds = g plus what is known of it beforehand."""
+    batch, first, channel, present = place(chunks, channels, LENGTH, CHANNELS)
+    affine = load_norm(norm, epsilon, channel, present, ACC)
+    coefficients = load_coefficients(
+        norm[0], norm[2], norm[3], weight_gradient, bias_gradient, epsilon, number, channel, present, ACC
+    )
+    same = per_image(everywhere, batch, channels, channel, present, ACC)[None, :]
+    for start in range(first, tl.minimum(first + LENGTH, size), POSITIONS):
+        offsets, _, inside = tile_at(start, batch, channel, present, size, strides, POSITIONS)
+        own = tl.load(x + offsets, mask=inside, other=0.0).to(ACC)
+        made = block_output(own, tl.load(shortcut + offsets, mask=inside, other=0.0).to(ACC), affine)
+        g = load_gradient(gradient, same, offsets, inside, made, ACC)
+        dx = normalised_gradient(g, own, coefficients)
+        tl.store(x_gradient + offsets, dx.to(x_gradient.dtype.element_ty), mask=inside)
+        if HAS_KNOWN:
+            g += tl.load(known + offsets, mask=inside, other=0.0).to(ACC)
+        tl.store(shortcut_gradient + offsets, g.to(shortcut_gradient.dtype.element_ty), mask=inside)
