@@ -1,0 +1,29 @@
+"""Triton's kernels as they are compiled for a GPU that is not there: they compile, and keep everything in registers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crosslayer.ops import selection
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "kernels.py"
+LAUNCHED = {
+    *("moments_kernel", "output_kernel", "norm_sums_kernel", "gradients_kernel"),
+    *("statistics_kernel", "normalise_kernel", "norm_gradient_kernel", "merge_gradient_kernel"),
+    *("forward_kernel", "backward_kernel"),
+}
+
+
+@pytest.mark.skipif(not selection.HAS_TRITON, reason="triton is not installed")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_every_kernel_compiles_for_hopper_without_spilling(dtype: str, tmp_path: Path):
+    words = [sys.executable, SCRIPT, "--dtype", dtype]
+    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.split() for line in done.stdout.splitlines() if not line.startswith("#")]
+    assert {words[0] for words in lines} == LAUNCHED
+    assert all(words[2:5] == ["registers", "0", "bytes"] for words in lines)
