@@ -1,7 +1,8 @@
-"""How maps are cut into tiles for Triton's kernels, and what every launch of the light forms' kernels is given."""
+"""How maps are cut into tiles for Triton's kernels, and what every launch of them is given."""
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from crosslayer.ops.fused.layout import accumulator, channels_last
@@ -47,6 +48,14 @@ def stretches(x: Tensor) -> Plan:
     return cut(x, tile, size, least=tile.positions)
 
 
+def tiles(x: Tensor, elements: int) -> Plan:
+    """Likewise, with one tile of about so many numbers to a program."""
+    size = x.shape[2] * x.shape[3]
+    tile = tile_of(x, size, elements)
+    chunks = ceil_divide(size, tile.positions)
+    return Plan(x.shape[0] * chunks, chunks, tile.positions, tile)
+
+
 def cut(x: Tensor, tile: Tile, length: int, least: int) -> Plan:
     """All of an image's rows or positions to a program, or as many, `least` or more, as leave programs enough."""
     batch, channels = x.shape[:2]
@@ -78,10 +87,11 @@ def launch_along(kernel: Any, plan: Plan, x: Tensor, *arguments: Any, **flags: b
 
 
 def start(kernel: Any, plan: Plan, x: Tensor, *arguments: Any, **constants: bool | int) -> None:
-    """Launches a kernel for all programs and channels."""
+    """Launches a kernel for all programs and channels, on the device of x."""
     grid = (plan.programs, ceil_divide(x.shape[1], plan.tile.channels))
     accumulated = TRITON_TYPES[accumulator(x)]
-    kernel[grid](*arguments, **constants, CHANNELS=plan.tile.channels, ACC=accumulated, num_warps=WARPS)
+    with torch.cuda.device_of(x):
+        kernel[grid](*arguments, **constants, CHANNELS=plan.tile.channels, ACC=accumulated, num_warps=WARPS)
 
 
 def tile_of(x: Tensor, positions: int, elements: int) -> Tile:

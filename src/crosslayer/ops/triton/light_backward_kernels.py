@@ -22,12 +22,9 @@ from crosslayer.ops.triton.normalisation_kernels import (
     load_coefficients,
     load_norm,
     normalised_gradient,
-    per_channel,
-    per_image,
-    place,
-    store_sum,
     through_relu,
 )
+from crosslayer.ops.triton.tile_kernels import per_channel, per_image, place, store_sum
 
 
 @triton.jit

@@ -15,11 +15,9 @@ from crosslayer.ops.triton.normalisation_kernels import (
     block_output,
     load_norm,
     normalised,
-    per_image,
-    place,
     store_moments,
-    store_sum,
 )
+from crosslayer.ops.triton.tile_kernels import per_image, place, store_sum
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""What Triton's kernels share: a program's place, rows of vectors, and batch normalisation forward and backward."""
+"""Batch normalisation in Triton's kernels, forward and backward, and the end of a block."""
 
 # Triton reads these functions itself; to a type checker its tensors are tuples, and numbers no constants of its.
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
@@ -6,26 +6,7 @@
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def place(chunks, channels, LENGTH: tl.constexpr, CHANNELS: tl.constexpr):
-    """Image, first row (or position) and channels of this program."""
-    batch = (tl.program_id(0) // chunks).to(tl.int64)
-    first = tl.program_id(0) % chunks * LENGTH
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    return batch, first, channel, channel < channels
-
-
-@triton.jit
-def per_image(vector, batch, channels, channel, present, ACC: tl.constexpr):
-    """One image's row of a batch × channels matrix."""
-    return tl.load(vector + batch * channels + channel, mask=present, other=0.0).to(ACC)
-
-
-@triton.jit
-def per_channel(vector, channel, present, ACC: tl.constexpr):
-    """A vector's channels."""
-    return tl.load(vector + channel, mask=present, other=0.0).to(ACC)
+from crosslayer.ops.triton.tile_kernels import per_channel
 
 
 @triton.jit
@@ -102,10 +83,3 @@ def store_moments(partials, moments, channels, channel, present, CHANNELS: tl.co
     tl.store(start, total + tl.zeros([CHANNELS], ACC), mask=present)
     tl.store(start + step, centre, mask=present)
     tl.store(start + 2 * step, tl.sum(deviation, axis=0), mask=present)
-
-
-@triton.jit
-def store_sum(partials, i, COUNT: tl.constexpr, sums, channels, channel, present):
-    """A tile's sum as the i-th of this program's rows."""
-    start = partials + (tl.program_id(0).to(tl.int64) * COUNT + i) * channels + channel
-    tl.store(start, tl.sum(sums, axis=0), mask=present)

@@ -15,21 +15,10 @@ from crosslayer.ops.triton.normalisation_kernels import (
     load_coefficients,
     load_norm,
     normalised_gradient,
-    per_image,
-    place,
     store_moments,
-    store_sum,
     through_relu,
 )
-
-
-@triton.jit
-def tile_at(start, batch, channel, present, size, strides, POSITIONS: tl.constexpr):
-    """A tile's offsets in a map, which of its positions there are, and what of it is inside."""
-    position = start + tl.arange(0, POSITIONS)
-    offsets = batch * strides[0] + channel[None, :] * strides[1] + position[:, None] * strides[2]
-    there = (position < size)[:, None]
-    return offsets, there, there & present[None, :]
+from crosslayer.ops.triton.tile_kernels import per_image, place, store_sum, tile_at
 
 
 @triton.jit
