@@ -1,7 +1,6 @@
 """The end of a residual block with the value that the B forms make of its output."""
 
 from crosslayer.ops.fused import residual_value as fused
-from crosslayer.ops.fused.backends import runs_triton
 from crosslayer.ops.light_merge_norm import obstacle
 from crosslayer.ops.normalisation import Normalisation
 from crosslayer.ops.pooling import KnownPool
@@ -14,13 +13,13 @@ from crosslayer.ops.value_map import convolved_as_it_is, value_map
 def residual_value(x: Map, shortcut: Map, norm: Normalisation, kernel: Kernel) -> tuple[KnownPool, KnownPool]:
     """ReLU(BN(x) + s) and V = DW(ReLU(BN(x) + s); K), with their global average pools where these cost nothing.
 
-    Together they keep two maps for the backward pass, x and s; one after the other, three: the output too. On a GPU
-    this is left to PyTorch, and so are maps of two dtypes and what a convolution would convert first.
+    Together they keep two maps for the backward pass, x and s; one after the other, three: the output too. Maps
+    of two dtypes are left to PyTorch, and so is what a convolution would convert first.
 
     Raises:
         ValueError: statistics of a single value per channel are asked for, or fused where it cannot run.
     """
-    apart = runs_triton(x) or x.dtype != shortcut.dtype or not convolved_as_it_is(x, kernel)
+    apart = x.dtype != shortcut.dtype or not convolved_as_it_is(x, kernel)
     if apart or not takes_fused("residual_value", x, obstacle(kernel)):
         out = residual_output(x, shortcut, norm)
         return out, value_map(out.of, kernel)

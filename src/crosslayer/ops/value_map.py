@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 
 from crosslayer.ops.fused import value_map as fused
-from crosslayer.ops.fused.backends import runs_triton
 from crosslayer.ops.light_merge_norm import obstacle
 from crosslayer.ops.pooling import KnownPool
 from crosslayer.ops.selection import takes_fused
@@ -14,13 +13,12 @@ from crosslayer.ops.shapes import Kernel, Map
 def value_map(x: Map, kernel: Kernel) -> KnownPool:
     """V = DW(x; K) with zeros around x, and V's global average pool where that costs nothing.
 
-    On a GPU this is left to PyTorch, and so is what a convolution would convert first, or refuse to.
+    What a convolution would convert first, or refuse to, is left to PyTorch.
 
     Raises:
         ValueError: fused was asked for where it cannot run.
     """
-    left = runs_triton(x) or not convolved_as_it_is(x, kernel)
-    if left or not takes_fused("value_map", x, obstacle(kernel)):
+    if not convolved_as_it_is(x, kernel) or not takes_fused("value_map", x, obstacle(kernel)):
         return reference(x, kernel)
     return KnownPool(*fused.value_map(x, kernel))
 
@@ -32,12 +30,12 @@ def reference(x: Map, kernel: Kernel) -> KnownPool:
 
 
 def convolved_as_it_is(x: Map, kernel: Kernel) -> bool:
-    """Whether a convolution on the CPU leaves x in its dtype; the kernel may be converted, as it is in the passes."""
+    """Whether a convolution leaves x in its dtype; the kernel may be converted, as it is in the passes."""
     return convolution_dtype(x) == convolution_dtype(kernel) == x.dtype
 
 
 def convolution_dtype(x: torch.Tensor) -> torch.dtype:
-    """What a convolution on the CPU takes a tensor as: autocast has its say in all but float64."""
-    if x.dtype == torch.float64 or not torch.is_autocast_enabled("cpu"):
+    """What a convolution takes a tensor as: autocast has its say in all but float64."""
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type):
         return x.dtype
-    return torch.get_autocast_dtype("cpu")
+    return torch.get_autocast_dtype(x.device.type)

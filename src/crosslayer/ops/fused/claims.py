@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from crosslayer.ops.fused.backends import history_passes
+from crosslayer.ops.fused.backends import passes_of
 from crosslayer.ops.fused.layout import accumulator, new_map
 
 
@@ -59,7 +59,7 @@ def _(value: Tensor, readers: int) -> list[Tensor]:
 @torch.library.custom_op("crosslayer::history_claims_backward", mutates_args=())
 def settle(shares: list[Tensor], factors: Tensor) -> Tensor:
     """Σ_t f_t ⊙ do_t."""
-    return history_passes(shares[0]).weighted_sum(shares, factors)
+    return passes_of("history", shares[0]).weighted_sum(shares, factors)
 
 
 @settle.register_fake

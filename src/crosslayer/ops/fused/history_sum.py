@@ -7,7 +7,7 @@ for each value, as many reads as it has readers, and 1 write. Nothing is kept fo
 import torch
 from torch import Tensor
 
-from crosslayer.ops.fused.backends import history_passes
+from crosslayer.ops.fused.backends import passes_of
 from crosslayer.ops.fused.claims import answers
 from crosslayer.ops.fused.layout import new_map
 
@@ -18,7 +18,7 @@ def fused(values: list[Tensor], factors: Tensor, shares: list[Tensor], claimed_f
 
     The values are detached; their gradients go through a claim on each.
     """
-    return history_passes(values[0]).weighted_sum(values, factors)
+    return passes_of("history", values[0]).weighted_sum(values, factors)
 
 
 @fused.register_fake
@@ -29,7 +29,7 @@ def _(values: list[Tensor], factors: Tensor, shares: list[Tensor], claimed_facto
 @torch.library.custom_op("crosslayer::history_sum_backward", mutates_args=())
 def fused_backward(gradient: Tensor, values: list[Tensor], factors: Tensor) -> Tensor:
     """The factors' gradient."""
-    return history_passes(values[0]).factor_gradients(gradient, values).to(factors.dtype)
+    return passes_of("history", values[0]).factor_gradients(gradient, values).to(factors.dtype)
 
 
 @fused_backward.register_fake

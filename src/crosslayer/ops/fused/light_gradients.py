@@ -16,7 +16,7 @@ neighbours), one for all the rest. One pass in the second, where dw follows from
 import torch
 from torch import Tensor
 
-from crosslayer.ops.fused.backends import light_passes
+from crosslayer.ops.fused.backends import passes_of
 from crosslayer.ops.fused.layout import accumulator, layout_of, new_map
 from crosslayer.ops.fused.light_terms import Ended, Incoming, Norm, Sums, Terms, kernel_of, norm_of, taps_of
 from crosslayer.ops.fused.pooling import everywhere
@@ -75,7 +75,7 @@ def map_gradients(
     gradient: Incoming, terms: Terms, norm: Norm, merged: Tensor | None, ended: Ended | None
 ) -> tuple[Tensor, ...]:
     """Of x and shortcut, of K, G, a and K_s, of w and b."""
-    passes = light_passes(terms.x)
+    passes = passes_of("light", terms.x)
     gradient = passes.received(gradient)
     exact = terms.changed(terms.x, terms.shortcut, lambda term: term.to(norm.mean.dtype))
     if merged is not None:

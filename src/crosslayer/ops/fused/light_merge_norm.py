@@ -8,7 +8,7 @@ are taken per program, then added in a fixed order: no atomics.
 import torch
 from torch import Tensor
 
-from crosslayer.ops.fused.backends import light_passes, runs_triton
+from crosslayer.ops.fused.backends import passes_of, runs_triton
 from crosslayer.ops.fused.layout import accumulator, new_map
 from crosslayer.ops.fused.light_gradients import normalise_backward
 from crosslayer.ops.fused.light_terms import Norm, Terms
@@ -25,7 +25,7 @@ def statistics(
     """
     terms = Terms(x, shortcut, value_kernel, gate, scale, shortcut_kernel)
     merged = new_merged(x)
-    return *light_passes(x).moments(terms, merged), merged
+    return *passes_of("light", x).moments(terms, merged), merged
 
 
 @statistics.register_fake
@@ -68,7 +68,7 @@ def normalise(
     """
     terms = Terms(x, shortcut, value_kernel, gate, scale, shortcut_kernel)
     norm = Norm(weight, bias, mean, variance, keep, epsilon).exact(x)
-    out, sums = light_passes(x).normalise(terms, norm, merged, pooled)
+    out, sums = passes_of("light", x).normalise(terms, norm, merged, pooled)
     return out, pool_of_sums(sums, x) if pooled else x.new_empty(0)
 
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from crosslayer.ops.fused.backends import residual_passes
+from crosslayer.ops.fused.backends import passes_of
 from crosslayer.ops.fused.layout import accumulator, new_map
 from crosslayer.ops.fused.light_terms import Incoming, norm_of, through_statistics
 from crosslayer.ops.fused.pooling import everywhere, pool_of_sums
@@ -52,7 +52,7 @@ class Ending(NamedTuple):
 @torch.library.custom_op("crosslayer::residual_statistics", mutates_args=())
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of x in every channel, over the batch; `residual_output` has the gradient."""
-    return residual_passes(x).moments(x)
+    return passes_of("residual", x).moments(x)
 
 
 @statistics.register_fake
@@ -77,7 +77,7 @@ def residual_output(
     With `own`, μ and σ² are x's, from `statistics`, and the gradient goes through them.
     """
     norm = norm_of([weight, bias, mean, variance], epsilon, x)
-    out, sums, above = residual_passes(x).counted_output(x, shortcut, norm)
+    out, sums, above = passes_of("residual", x).counted_output(x, shortcut, norm)
     return out, pool_of_sums(sums, x), above, *hollow_claims(x)
 
 
@@ -113,7 +113,7 @@ def residual_output_backward(
 
     `known_sums` are of the gradient through ReLU without the pool's share; `known_of_shortcut` is added to ds.
     """
-    passes, norm = residual_passes(x), norm_of([weight, bias, mean, variance], epsilon, x)
+    passes, norm = passes_of("residual", x), norm_of([weight, bias, mean, variance], epsilon, x)
     same = everywhere(of_pool, x)
     incoming = passes.received(Incoming(gradient, same))
     known = None if known_sums is None else (known_sums + same * above).unbind()

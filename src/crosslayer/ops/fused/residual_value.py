@@ -1,4 +1,4 @@
-"""`residual_value` on a CPU: three passes over the maps to train, two to evaluate, two backward.
+"""`residual_value` as one op: three passes over the maps to train, two to evaluate, two backward.
 
 With out = ReLU(w r (x - μ) + b + s), V = DW(out; K), their pools and r as in `residual_output`, g is the gradient of
 out through ReLU, and all else follows from it as there:
@@ -12,10 +12,10 @@ what the block's first convolution was given.
 import torch
 from torch import Tensor
 
+from crosslayer.ops.fused.backends import passes_of
 from crosslayer.ops.fused.layout import new_map
 from crosslayer.ops.fused.light_terms import Incoming, norm_of, through_statistics
 from crosslayer.ops.fused.pooling import everywhere, pool_of_sums
-from crosslayer.ops.native import residual_passes, residual_value_passes, value_map_passes
 
 
 @torch.library.custom_op("crosslayer::residual_value", mutates_args=())
@@ -34,8 +34,9 @@ def residual_value(
 
     With `own`, μ and σ² are x's, from `residual_output`'s `statistics`, and the gradient goes through them.
     """
-    out, sums = residual_passes.output(x, shortcut, norm_of([weight, bias, mean, variance], epsilon, x))
-    value, value_sums = value_map_passes.convolve(out, kernel)
+    norm = norm_of([weight, bias, mean, variance], epsilon, x)
+    out, sums = passes_of("residual", x).output(x, shortcut, norm)
+    value, value_sums = passes_of("value_map", x).convolve(out, kernel)
     return out, pool_of_sums(sums, x), value, pool_of_sums(value_sums, x)
 
 
@@ -61,11 +62,11 @@ def residual_value_backward(
     own: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, shortcut, weight, bias and kernel."""
-    norm = norm_of([weight, bias, mean, variance], epsilon, x)
+    passes, norm = passes_of("residual_value", x), norm_of([weight, bias, mean, variance], epsilon, x)
     incoming = (Incoming(of_out, everywhere(of_pool, x)), Incoming(of_value, everywhere(of_value_pool, x)))
-    g, sums, of_kernel = residual_value_passes.gradients(*incoming, x, shortcut, norm, kernel)
+    g, sums, of_kernel = passes.gradients(*incoming, x, shortcut, norm, kernel)
     affine = of_weight, of_bias = norm.affine_gradients(*sums)
-    dx = residual_value_passes.norm_gradient(g, x, norm, through_statistics(affine, own))
+    dx = passes.norm_gradient(g, x, norm, through_statistics(affine, own))
     return dx, g, of_weight.to(weight.dtype), of_bias.to(bias.dtype), of_kernel.to(kernel.dtype).contiguous()
 
 

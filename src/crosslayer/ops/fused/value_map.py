@@ -1,4 +1,4 @@
-"""`value_map` on a CPU: one pass over the maps forward, one backward.
+"""`value_map` as one op: one pass over the maps forward, one backward.
 
 With g = dV + dpool / hw, for V = DW(x; K) and pool = Σ_hw V / hw:
 
@@ -8,16 +8,16 @@ With g = dV + dpool / hw, for V = DW(x; K) and pool = Σ_hw V / hw:
 import torch
 from torch import Tensor
 
+from crosslayer.ops.fused.backends import passes_of
 from crosslayer.ops.fused.layout import new_map
 from crosslayer.ops.fused.light_terms import Incoming
 from crosslayer.ops.fused.pooling import everywhere, pool_of_sums
-from crosslayer.ops.native import value_map_passes as passes
 
 
 @torch.library.custom_op("crosslayer::value_map", mutates_args=())
 def value_map(x: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """DW(x; K), and its mean over each image's map."""
-    value, sums = passes.convolve(x, kernel)
+    value, sums = passes_of("value_map", x).convolve(x, kernel)
     return value, pool_of_sums(sums, x)
 
 
@@ -29,7 +29,7 @@ def _(x: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("crosslayer::value_map_backward", mutates_args=())
 def value_map_backward(gradient: Tensor, of_pool: Tensor, x: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x and the kernel."""
-    dx, of_kernel = passes.gradients(Incoming(gradient, everywhere(of_pool, x)), x, kernel)
+    dx, of_kernel = passes_of("value_map", x).gradients(Incoming(gradient, everywhere(of_pool, x)), x, kernel)
     return dx, of_kernel.to(kernel.dtype).contiguous()
 
 

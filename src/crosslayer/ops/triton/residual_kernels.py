@@ -1,4 +1,4 @@
-"""Triton kernels of `residual_output`; see fused/residual_output.py for the equations.
+"""Triton kernels of `residual_output` and `residual_value`; see these in ops/fused for the equations.
 
 A program goes through positions × channels of one image, tile by tile.
 """
@@ -114,3 +114,20 @@ def gradients_kernel(
         if HAS_KNOWN:
             g += tl.load(known + offsets, mask=inside, other=0.0).to(ACC)
         tl.store(shortcut_gradient + offsets, g.to(shortcut_gradient.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def norm_gradient_kernel(
+    g, x, norm, weight_gradient, bias_gradient, epsilon, number, x_gradient, size, channels, chunks, strides,
+    LENGTH: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """dx, of a g that has been written."""
+    batch, first, channel, present = place(chunks, channels, LENGTH, CHANNELS)
+    coefficients = load_coefficients(
+        norm[0], norm[2], norm[3], weight_gradient, bias_gradient, epsilon, number, channel, present, ACC
+    )
+    for start in range(first, tl.minimum(first + LENGTH, size), POSITIONS):
+        offsets, _, inside = tile_at(start, batch, channel, present, size, strides, POSITIONS)
+        incoming = tl.load(g + offsets, mask=inside, other=0.0).to(ACC)
+        dx = normalised_gradient(incoming, tl.load(x + offsets, mask=inside, other=0.0).to(ACC), coefficients)
+        tl.store(x_gradient + offsets, dx.to(x_gradient.dtype.element_ty), mask=inside)

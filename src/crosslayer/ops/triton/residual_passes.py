@@ -19,11 +19,14 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return together(partials)
 
 
-def counted_output(x: Tensor, shortcut: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
-    """ReLU(w · (x - μ) / √(σ² + ε) + b + s), and its sums over the maps.
+def output(x: Tensor, shortcut: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    """ReLU(w · (x - μ) / √(σ² + ε) + b + s), and its sums over the maps."""
+    out, sums, _ = counted_output(x, shortcut, norm)  # counting costs no time here
+    return out, sums
 
-    And where it is above zero, its count and Σ (x - μ) for each image and channel: 2 × B × C.
-    """
+
+def counted_output(x: Tensor, shortcut: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
+    """Likewise; and where the output is above zero, its count and Σ (x - μ) for each image and channel: 2 × B × C."""
     out, x = new_map(x), dense(x)
     launch = stretches(x)
     partials = norm.mean.new_empty((launch.programs, 3, x.shape[1]))
