@@ -1,6 +1,7 @@
 """Conformance with the authors' released models, to 1e-9 in float64, where their golden vectors are at hand."""
 
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from crosslayer import load_released
 from crosslayer.models.released import recognise
-from crosslayer.ops import implementation
+from crosslayer.ops import implementation, selection
 from crosslayer.ops.selection import Implementation, native_obstacle
 from tests.conftest import shared
 
@@ -61,6 +62,16 @@ def test_released_model(name: str, impl: Implementation):
         pytest.skip(obstacle)
     with implementation(impl):
         check_released_model(name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="TRITON_INTERPRET is not set")
+@pytest.mark.skipif(not selection.HAS_TRITON, reason="triton is not installed")
+@pytest.mark.parametrize("name", ["dla_b", "dla_l", "mrla_b", "mrla_l"])
+def test_released_model_by_tritons_kernels(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(selection, "INTERPRETED", True)
+    with implementation("fused"):
+        check_released_model(f"cifar_resnet20_{name}")
 
 
 def check_released_model(name: str) -> None:
