@@ -26,10 +26,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from crosslayer.mechanisms.batch_norm import counted
 from crosslayer.models.block import Bottleneck
 from crosslayer.models.factory import mechanism_factory
 from crosslayer.models.stage import Stage
-from crosslayer.ops import implementation, selection
+from crosslayer.ops import implementation, residual_output, selection
 
 MECHANISMS = ("dla_l", "mrla_l", "dla_b")
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float64: "*fp64"}
@@ -98,27 +99,33 @@ class Compiler:
         self.seen: set[str] = set()
         self.spilled = 0
 
-    def __call__(self, kernel: Any, *arguments: Any, grid: Any, warmup: bool, num_warps: int = 4, **named: Any) -> None:
+    def __call__(self, kernel: Any, *arguments: Any, grid: Any, warmup: bool, **named: Any) -> None:
         """Compiles a kernel, if it is another one or for other arguments, and prints what became of it."""
-        source = source_of(kernel, arguments, named)
+        constants = {name: named.pop(name) for name in kernel.arg_names if name in named}
+        source = source_of(kernel, arguments, constants)
         if source.hash() in self.seen:
             return
         self.seen.add(source.hash())
-        made = triton.compile(source, target=self.target, options={"num_warps": num_warps})
+        made = triton.compile(source, target=self.target, options=named)
         registers, spilled = resources(made.asm["cubin"])
         self.spilled += spilled
-        flags = " ".join(f"{name}={value}" for name, value in named.items() if isinstance(value, int))
-        print(f"{kernel.__name__:22} {registers:4} registers {spilled:4} bytes spilled  {flags}", flush=True)
+        flags = " ".join(f"{name}={value}" for name, value in constants.items() if isinstance(value, int))
+        print(f"{kernel.__name__:29} {registers:4} registers {spilled:4} bytes spilled  {flags}", flush=True)
 
 
-def train_and_evaluate(mechanism: str, dtype: torch.dtype) -> None:
-    """A step through two blocks, and their evaluation."""
-    stage = Stage(0, Bottleneck, 2, 256, 64, 1, mechanism_factory(mechanism, {}), last=True, small_images=False)
+def train_and_evaluate(name: str, dtype: torch.dtype) -> None:
+    """Two blocks, and their ends taken apart, as where a block is closed or its output has other readers."""
+    stage = Stage(0, Bottleneck, 2, 256, 64, 1, mechanism_factory(name, {}), last=True, small_images=False)
     stage = stage.to(dtype, memory_format=torch.channels_last)
+    mechanism, norm = stage.mechanism, counted(stage.blocks[0].last_norm)
     x = torch.zeros(2, 256, 16, 16, dtype=dtype).contiguous(memory_format=torch.channels_last)
     stage(x, None)[0].sum().backward()
+    mechanism.merge(0, residual_output(x, x, norm)._replace(ending=None), x, mechanism.start(x, None))[
+        0
+    ].sum().backward()
+    stage.eval()(x, None)[0].sum().backward()
     with torch.no_grad():
-        stage.eval()(x, None)
+        stage(x, None)
 
 
 def main() -> int:

@@ -11,9 +11,9 @@ from crosslayer.ops import selection
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "kernels.py"
 LAUNCHED = {
-    *("moments_kernel", "output_kernel", "norm_sums_kernel", "gradients_kernel"),
-    *("statistics_kernel", "normalise_kernel", "norm_gradient_kernel", "merge_gradient_kernel"),
-    *("forward_kernel", "backward_kernel"),
+    *("residual_moments_kernel", "residual_output_kernel", "residual_norm_sums_kernel", "residual_gradients_kernel"),
+    *("merge_moments_kernel", "merge_normalise_kernel", "merge_norm_sums_kernel", "merge_gradient_kernel"),
+    *("value_kernel", "value_gradient_kernel", "residual_norm_gradient_kernel", "forward_kernel", "backward_kernel"),
 }
 
 

@@ -19,8 +19,8 @@ def residual_value(x: Map, shortcut: Map, norm: Normalisation, kernel: Kernel) -
     Raises:
         ValueError: statistics of a single value per channel are asked for, or fused where it cannot run.
     """
-    apart = x.dtype != shortcut.dtype or not convolved_as_it_is(x, kernel)
-    if apart or not takes_fused("residual_value", x, obstacle(kernel)):
+    fusible = takes_fused("residual_value", x, obstacle(kernel)) and convolved_as_it_is(x, kernel)
+    if not fusible or x.dtype != shortcut.dtype:
         out = residual_output(x, shortcut, norm)
         return out, value_map(out.of, kernel)
     rows = (norm.weight, norm.bias, *known_statistics(x, norm), kernel)

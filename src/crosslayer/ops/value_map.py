@@ -18,9 +18,9 @@ def value_map(x: Map, kernel: Kernel) -> KnownPool:
     Raises:
         ValueError: fused was asked for where it cannot run.
     """
-    if not convolved_as_it_is(x, kernel) or not takes_fused("value_map", x, obstacle(kernel)):
-        return reference(x, kernel)
-    return KnownPool(*fused.value_map(x, kernel))
+    if takes_fused("value_map", x, obstacle(kernel)) and convolved_as_it_is(x, kernel):
+        return KnownPool(*fused.value_map(x, kernel))
+    return reference(x, kernel)
 
 
 def reference(x: Map, kernel: Kernel) -> KnownPool:

@@ -48,7 +48,7 @@ def normalise_backward(
     """
     terms = Terms(x, shortcut, value_kernel, gate, scale, shortcut_kernel)
     norm = Norm(weight, None, mean, variance, keep, epsilon).exact(x)
-    same = None if of_pool is None else everywhere(of_pool, x)
+    same = norm.mean.new_zeros(x.shape[:2]) if of_pool is None else everywhere(of_pool, x)
     sums = norm.mean.new_empty((2, *x.shape[:2]) if ending else 0)
     ended = Ended(norm_of(ending, ending_epsilon, x), sums) if ending else None
     dx, ds, *small = map_gradients(Incoming(gradient, same), terms, norm, merged, ended)
@@ -76,7 +76,6 @@ def map_gradients(
 ) -> tuple[Tensor, ...]:
     """Of x and shortcut, of K, G, a and K_s, of w and b."""
     passes = passes_of("light", terms.x)
-    gradient = passes.received(gradient)
     exact = terms.changed(terms.x, terms.shortcut, lambda term: term.to(norm.mean.dtype))
     if merged is not None:
         merged, plain, weighted = passes.norm_sums(gradient, terms, norm, merged, ended)

@@ -69,10 +69,11 @@ def through_statistics(affine: tuple[Tensor, Tensor], own: bool) -> tuple[Tensor
 
 
 class Incoming(NamedTuple):
-    """The gradient that comes in: of the output's map, and what its pool's adds to every position, if it was pooled."""
+    """The gradient that comes in: of the output's map, and what its pool's adds to every position."""
 
     map: Tensor
-    everywhere: Tensor | None
+    everywhere: Tensor
+    """Batch × channels, one row after the other, in the precision of the arithmetic."""
 
 
 class Ended(NamedTuple):

@@ -115,7 +115,7 @@ def residual_output_backward(
     """
     passes, norm = passes_of("residual", x), norm_of([weight, bias, mean, variance], epsilon, x)
     same = everywhere(of_pool, x)
-    incoming = passes.received(Incoming(gradient, same))
+    incoming = Incoming(gradient, same)
     known = None if known_sums is None else (known_sums + same * above).unbind()
     plain, weighted = known or passes.norm_sums(incoming, x, shortcut, norm)
     affine = of_weight, of_bias = norm.affine_gradients(plain, weighted)

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from crosslayer.ops.fused.layout import accumulator, exact
 from crosslayer.ops.fused.light_terms import Ended, Incoming, Norm, Sums, Terms, taps_of
-from crosslayer.ops.native.normalisation import missing, structure
-from crosslayer.ops.native.normalisation import received as received  # one of the passes
+from crosslayer.ops.native.normalisation import missing, received, structure
 from crosslayer.ops.native.types import Size, address, addresses, call, lying, lying_as, size_of
 
 
@@ -49,6 +48,7 @@ def norm_sums(
     gradient: Incoming, terms: Terms, norm: Norm, merged: Tensor, _ended: Ended | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The first pass backward: Σ dout and Σ dout (z - μ) for each image and channel."""
+    gradient = received(gradient)
     plain, weighted = norm.mean.new_empty((2, *terms.x.shape[:2])).unbind()
     given = (addresses(*gradient), address(merged), size_of(terms.x), structure(norm))
     call("light_merge", "norm_sums", merged.dtype, *given, address(plain), address(weighted))
@@ -67,7 +67,7 @@ def merge_gradients(
 
     With `ended`, the terms' x is what the output is made of; dx goes through its ReLU, and the sums of it are written.
     """
-    given = prepared(terms)
+    gradient, given = received(gradient), prepared(terms)
     times = None
     if affine is None:  # dout stands for dz, so z is multiplied with what dz would be
         times = norm.kept((norm.weight * norm.inverse).expand(terms.x.shape[:2])).contiguous()

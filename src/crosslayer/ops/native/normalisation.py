@@ -4,7 +4,6 @@ import ctypes
 
 import torch
 
-from crosslayer.ops.fused.layout import accumulator
 from crosslayer.ops.fused.light_terms import Incoming, Norm
 from crosslayer.ops.native.types import lying, pointer
 
@@ -40,7 +39,4 @@ def precision_of(norm: Norm) -> type[FloatNorm] | type[DoubleNorm]:
 
 def received(gradient: Incoming) -> Incoming:
     """Laid out as the functions expect it."""
-    map_, everywhere = gradient
-    if everywhere is None:
-        everywhere = map_.new_zeros(map_.shape[:2], dtype=accumulator(map_))
-    return Incoming(lying(map_), everywhere.contiguous())
+    return Incoming(lying(gradient.map), gradient.everywhere)

@@ -5,8 +5,7 @@ from torch import Tensor
 
 from crosslayer.ops.fused.layout import accumulator
 from crosslayer.ops.fused.light_terms import Incoming, Norm
-from crosslayer.ops.native.normalisation import received as received  # one of the passes
-from crosslayer.ops.native.normalisation import structure
+from crosslayer.ops.native.normalisation import received, structure
 from crosslayer.ops.native.types import address, addresses, call, lying, lying_as, size_of
 
 
@@ -40,7 +39,7 @@ def written(x: Tensor, shortcut: Tensor, norm: Norm, above: tuple[Tensor | None,
 
 def norm_sums(gradient: Incoming, x: Tensor, shortcut: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
     """The first pass backward: Σ g and Σ g (x - μ) for each image and channel."""
-    x, added = lying(x), lying(shortcut)
+    gradient, x, added = received(gradient), lying(x), lying(shortcut)
     plain, weighted = norm.mean.new_empty((2, *x.shape[:2])).unbind()
     given = (addresses(*gradient), address(x), address(added), size_of(x), structure(norm))
     call("residual", "norm_sums", x.dtype, *given, address(plain), address(weighted))
@@ -54,7 +53,8 @@ def gradients(
 
     `through` are dw and db as far as they pass through the statistics.
     """
-    map_, added, known = lying(x), lying(shortcut), known if known is None else lying(known)
+    gradient, map_, added = received(gradient), lying(x), lying(shortcut)
+    known = known if known is None else lying(known)
     dx, ds = torch.empty_like(map_), torch.empty_like(map_)
     maps = map(address, (map_, added, known))
     given = (addresses(*gradient), *maps, size_of(x), structure(norm), addresses(*through))

@@ -4,21 +4,13 @@ import torch
 from torch import Tensor
 
 from crosslayer.ops.fused.layout import accumulator, layout_of
-from crosslayer.ops.fused.light_terms import Incoming, Norm
+from crosslayer.ops.fused.light_terms import Norm
 from crosslayer.ops.triton.launch import Plan
 
 
 def alike(map_: Tensor, x: Tensor) -> Tensor:
     """A map laid out as x."""
     return map_.contiguous(memory_format=layout_of(x))
-
-
-def received(gradient: Incoming) -> Incoming:
-    """With something that is the same everywhere, if only zero."""
-    map_, everywhere = gradient
-    if everywhere is None:
-        everywhere = map_.new_zeros(map_.shape[:2], dtype=accumulator(map_))
-    return Incoming(map_, everywhere.contiguous())
 
 
 def rows(norm: Norm) -> tuple[Tensor, ...]:
@@ -31,7 +23,7 @@ def number_of(x: Tensor) -> int:
     return x.shape[0] * x.shape[2] * x.shape[3]
 
 
-def per_image(partials: Tensor, launch: Plan) -> Tensor:
+def gathered(partials: Tensor, launch: Plan) -> Tensor:
     """What an image's programs have gathered, added."""
     return partials.unflatten(0, (launch.programs // launch.chunks, launch.chunks)).sum(1)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crosslayer.ops.fused.layout import accumulator, dense, new_map
-from crosslayer.ops.triton.arguments import alike, per_image
+from crosslayer.ops.triton.arguments import alike, gathered
 from crosslayer.ops.triton.history_kernels import backward_kernel, forward_kernel
 from crosslayer.ops.triton.launch import launch_along, tiles
 
@@ -48,7 +48,7 @@ def factor_gradients_of_group(gradient: Tensor, values: list[Tensor]) -> Tensor:
     launch = tiles(x, 4096)
     partials = gradient.new_empty((launch.programs, len(values), x.shape[1]), dtype=accumulator(x))
     launch_along(backward_kernel, launch, x, alike(gradient, x), tuple(values), partials, LAYERS=len(values))
-    return per_image(partials, launch)
+    return gathered(partials, launch)
 
 
 def all_alike(values: list[Tensor]) -> list[Tensor]:

@@ -9,6 +9,8 @@ from crosslayer.ops.fused.layout import accumulator, channels_last
 from crosslayer.ops.triton.types import TRITON_TYPES
 
 WARPS = 4
+OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": True}
+"""Of the compiler: multiply-adds are one operation, as in PyTorch's own kernels."""
 ENOUGH_PROGRAMS = 1024
 """For a GPU of a hundred-odd multiprocessors."""
 ELEMENTS = 64 * WARPS
@@ -66,7 +68,7 @@ def cut(x: Tensor, tile: Tile, length: int, least: int) -> Plan:
     return Plan(batch * chunks, chunks, each, tile)
 
 
-def launch_over(kernel: Any, plan: Plan, x: Tensor, *arguments: Any, **flags: bool | int) -> None:
+def launch_over(kernel: Any, plan: Plan, x: Tensor, *arguments: Any, **flags: float) -> None:
     """Launches a kernel that walks down rows; its last arguments are the sizes and strides of x."""
     _, channels, height, width = x.shape
     size = height * width
@@ -77,7 +79,7 @@ def launch_over(kernel: Any, plan: Plan, x: Tensor, *arguments: Any, **flags: bo
     start(kernel, plan, x, *arguments, height, width, channels, plan.chunks, strides, **flags, **lengths)
 
 
-def launch_along(kernel: Any, plan: Plan, x: Tensor, *arguments: Any, **flags: bool | int) -> None:
+def launch_along(kernel: Any, plan: Plan, x: Tensor, *arguments: Any, **flags: float) -> None:
     """Launches a kernel that goes through positions; its last arguments are the sizes and strides of x."""
     _, channels, height, width = x.shape
     size = height * width
@@ -86,12 +88,12 @@ def launch_along(kernel: Any, plan: Plan, x: Tensor, *arguments: Any, **flags: b
     start(kernel, plan, x, *arguments, size, channels, plan.chunks, strides, **flags, **lengths)
 
 
-def start(kernel: Any, plan: Plan, x: Tensor, *arguments: Any, **constants: bool | int) -> None:
+def start(kernel: Any, plan: Plan, x: Tensor, *arguments: Any, **constants: float) -> None:
     """Launches a kernel for all programs and channels, on the device of x."""
     grid = (plan.programs, ceil_divide(x.shape[1], plan.tile.channels))
     accumulated = TRITON_TYPES[accumulator(x)]
     with torch.cuda.device_of(x):
-        kernel[grid](*arguments, **constants, CHANNELS=plan.tile.channels, ACC=accumulated, num_warps=WARPS)
+        kernel[grid](*arguments, **constants, CHANNELS=plan.tile.channels, ACC=accumulated, **OPTIONS)
 
 
 def tile_of(x: Tensor, positions: int, elements: int) -> Tile:

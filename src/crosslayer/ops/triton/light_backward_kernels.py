@@ -1,4 +1,4 @@
-"""Backward kernels of `light_merge_norm`; see light_merge_norm.py for the equations."""
+"""Backward kernels of `light_merge_norm`; see fused/light_gradients.py for the equations."""
 
 # Triton reads these functions itself; to a type checker its tensors are tuples, and numbers no constants of its.
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
@@ -6,17 +6,7 @@
 import triton
 import triton.language as tl
 
-from crosslayer.ops.triton.light_kernels import (
-    columns_of,
-    convolve,
-    is_row,
-    load_row,
-    load_taps,
-    load_terms,
-    merge_row,
-    offsets_of,
-    open_window,
-)
+from crosslayer.ops.triton.light_kernels import load_terms, merge_row, open_window
 from crosslayer.ops.triton.normalisation_kernels import (
     block_output,
     load_coefficients,
@@ -25,20 +15,32 @@ from crosslayer.ops.triton.normalisation_kernels import (
     through_relu,
 )
 from crosslayer.ops.triton.tile_kernels import per_channel, per_image, place, store_sum
+from crosslayer.ops.triton.window_kernels import (
+    add_products,
+    columns_of,
+    convolve,
+    flipped,
+    is_row,
+    load_received,
+    load_row,
+    load_taps,
+    offsets_of,
+    store_sums,
+)
 
 
 @triton.jit
-def norm_gradient_kernel(
-    gradient, everywhere, x, shortcut, value_kernel, gate, scale, shortcut_kernel, ending, ending_epsilon, mean,
+def merge_norm_sums_kernel(
+    gradient, everywhere, x, shortcut, value_kernel, gate, scale, shortcut_kernel, ending, mean,
     merged, partials, height, width, channels, row_chunks, strides,
-    HAS_KERNEL: tl.constexpr, ENDED: tl.constexpr,
+    HAS_KERNEL: tl.constexpr, ENDED: tl.constexpr, ENDING_EPSILON: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """z anew, and this program's share of Σ dout and of Σ dout · (z - μ)."""
     batch, first, channel, present = place(row_chunks, channels, ROWS, CHANNELS)
     terms = load_terms(
-        value_kernel, gate, scale, shortcut_kernel, ending, ending_epsilon, batch, channels, channel, present,
-        HAS_KERNEL, ENDED, ACC,
+        value_kernel, gate, scale, shortcut_kernel, ending, batch, channels, channel, present,
+        HAS_KERNEL, ENDED, ENDING_EPSILON, ACC,
     )  # fmt: skip
     centre = per_channel(mean, channel, present, ACC)
     same = per_image(everywhere, batch, channels, channel, present, ACC)[None, :]
@@ -69,62 +71,26 @@ def load_gradient(
     BATCH_STATISTICS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """A row of dz; with statistics that do not depend on z, of dout."""
+    incoming = load_received(gradient, row, height, strides, inside, same, ACC)
+    if not BATCH_STATISTICS:
+        return incoming
     there = is_row(row, height)
-    incoming = load_row(gradient, row, height, strides, inside, ACC)
-    z = incoming
-    if BATCH_STATISTICS:
-        z = load_row(merged, row, height, strides, inside, ACC)
+    z = load_row(merged, row, height, strides, inside, ACC)
     return (
-        one_gradient(incoming[0] + same, z[0], inside[0] & there, coefficients, BATCH_STATISTICS),
-        one_gradient(incoming[1] + same, z[1], inside[1] & there, coefficients, BATCH_STATISTICS),
-        one_gradient(incoming[2] + same, z[2], inside[2] & there, coefficients, BATCH_STATISTICS),
+        tl.where(inside[0] & there, normalised_gradient(incoming[0], z[0], coefficients), 0.0),
+        tl.where(inside[1] & there, normalised_gradient(incoming[1], z[1], coefficients), 0.0),
+        tl.where(inside[2] & there, normalised_gradient(incoming[2], z[2], coefficients), 0.0),
     )
-
-
-@triton.jit
-def one_gradient(incoming, z, inside, coefficients, BATCH_STATISTICS: tl.constexpr):
-    """Of z or of the output, where there is a map."""
-    if BATCH_STATISTICS:
-        incoming = normalised_gradient(incoming, z, coefficients)
-    return tl.where(inside, incoming, 0.0)
-
-
-@triton.jit
-def flipped(taps):
-    """The kernel of the transposed convolution."""
-    return taps[8], taps[7], taps[6], taps[5], taps[4], taps[3], taps[2], taps[1], taps[0]
-
-
-@triton.jit
-def add_products(sums, above, here, below, map_):
-    """Adds the map, times each of the window's nine places, to the sums of the nine taps (which lie the other way)."""
-    return (
-        sums[0] + below[2] * map_,
-        sums[1] + below[1] * map_,
-        sums[2] + below[0] * map_,
-        sums[3] + here[2] * map_,
-        sums[4] + here[1] * map_,
-        sums[5] + here[0] * map_,
-        sums[6] + above[2] * map_,
-        sums[7] + above[1] * map_,
-        sums[8] + above[0] * map_,
-    )
-
-
-@triton.jit
-def store_sums(partials, i, COUNT: tl.constexpr, sums, channels, channel, present):
-    """The nine taps' sums, from the i-th of this program's rows on."""
-    for tap in tl.static_range(9):
-        store_sum(partials, i + tap, COUNT, sums[tap], channels, channel, present)
 
 
 @triton.jit
 def merge_gradient_kernel(
-    gradient, everywhere, merged, x, shortcut, value_kernel, gate, scale, shortcut_kernel, ending, ending_epsilon,
-    weight, mean, variance, keep, weight_gradient, bias_gradient, epsilon, count,
+    gradient, everywhere, merged, x, shortcut, value_kernel, gate, scale, shortcut_kernel, ending,
+    weight, mean, variance, keep, weight_gradient, bias_gradient, count,
     x_gradient, shortcut_gradient, partials, height, width, channels, row_chunks, strides,
     HAS_KERNEL: tl.constexpr, ENDED: tl.constexpr, HAS_KEEP: tl.constexpr, BATCH_STATISTICS: tl.constexpr,
-    SUMS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
+    EPSILON: tl.constexpr, ENDING_EPSILON: tl.constexpr, SUMS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """dx and ds, and this program's share of Σ dz, Σ dz ⊙ x and Σ dz ⊙ s at all nine shifts.
 
@@ -132,7 +98,7 @@ def merge_gradient_kernel(
     """
     batch, first, channel, present = place(row_chunks, channels, ROWS, CHANNELS)
     alpha, beta, gamma, centre = load_coefficients(
-        weight, mean, variance, weight_gradient, bias_gradient, epsilon, count, channel, present, ACC
+        weight, mean, variance, weight_gradient, bias_gradient, count, channel, present, EPSILON, ACC
     )
     if HAS_KEEP:
         alpha *= tl.load(keep + batch).to(ACC)
@@ -153,7 +119,7 @@ def merge_gradient_kernel(
     shortcut_sum = zero
     end = (old, old, old)
     if ENDED:
-        end = load_norm(ending, ending_epsilon, channel, present, ACC)
+        end = load_norm(ending, channel, present, ENDING_EPSILON, ACC)
     end_plain = zero
     end_weighted = zero
     for tile in range(tl.cdiv(width, COLUMNS)):
@@ -179,7 +145,7 @@ def merge_gradient_kernel(
             dx += own[None, :] * convolve(above, here, below, taps)
             if ENDED:
                 deviation = value - end[0][None, :]
-                value = tl.where(inside[1], block_output(value, s, end), 0.0)
+                value = tl.where(inside[1], block_output(value, s, end, x.dtype.element_ty), 0.0)
                 dx = tl.where(inside[1], through_relu(dx, value), 0.0)
                 end_plain += dx
                 end_weighted += dx * deviation

@@ -5,11 +5,10 @@ from torch import Tensor
 
 from crosslayer.ops.fused.layout import dense, layout_of, new_map
 from crosslayer.ops.fused.light_terms import Ended, Incoming, Norm, Sums, Terms
-from crosslayer.ops.triton.arguments import alike, moments_of, number_of, per_image, rows, together
-from crosslayer.ops.triton.arguments import received as received  # one of the passes
+from crosslayer.ops.triton.arguments import alike, gathered, moments_of, number_of, rows, together
 from crosslayer.ops.triton.launch import launch_over, plan
-from crosslayer.ops.triton.light_backward_kernels import merge_gradient_kernel, norm_gradient_kernel
-from crosslayer.ops.triton.light_kernels import normalise_kernel, statistics_kernel
+from crosslayer.ops.triton.light_backward_kernels import merge_gradient_kernel, merge_norm_sums_kernel
+from crosslayer.ops.triton.light_kernels import merge_moments_kernel, merge_normalise_kernel
 
 
 def moments(terms: Terms, _merged: Tensor) -> tuple[Tensor, Tensor]:
@@ -17,7 +16,7 @@ def moments(terms: Terms, _merged: Tensor) -> tuple[Tensor, Tensor]:
     terms = prepared(terms)
     launch = plan(terms.x)
     partials = moments_of(terms.x, launch)
-    launch_over(statistics_kernel, launch, terms.x, *addresses(terms), partials, HAS_KERNEL=has_kernel(terms))
+    launch_over(merge_moments_kernel, launch, terms.x, *addresses(terms), partials, HAS_KERNEL=has_kernel(terms))
     return together(partials)
 
 
@@ -27,10 +26,15 @@ def normalise(terms: Terms, norm: Norm, _merged: Tensor | None, pooled: bool) ->
     terms = prepared(terms)
     launch = plan(terms.x)
     partials = norm.mean.new_empty((launch.programs if pooled else 0, terms.x.shape[1]))
-    vectors = (rows(norm), norm.weight if norm.keep is None else norm.keep, out, partials, norm.epsilon)
-    flags = {"HAS_KERNEL": has_kernel(terms), "HAS_KEEP": norm.keep is not None, "POOLED": pooled}
-    launch_over(normalise_kernel, launch, terms.x, *addresses(terms), *vectors, **flags)
-    return out, per_image(partials, launch) if pooled else None
+    vectors = (rows(norm), norm.weight if norm.keep is None else norm.keep, out, partials)
+    flags = {
+        "HAS_KERNEL": has_kernel(terms),
+        "HAS_KEEP": norm.keep is not None,
+        "POOLED": pooled,
+        "EPSILON": norm.epsilon,
+    }
+    launch_over(merge_normalise_kernel, launch, terms.x, *addresses(terms), *vectors, **flags)
+    return out, gathered(partials, launch) if pooled else None
 
 
 def norm_sums(
@@ -42,10 +46,10 @@ def norm_sums(
     merged = new_map(terms.x)
     partials = norm.mean.new_empty((launch.programs, 2, terms.x.shape[1]))
     incoming = (alike(gradient.map, terms.x), gradient.everywhere)
-    arguments = (*incoming, *addresses(terms), *ending_of(ended, norm), norm.mean, merged, partials)
-    flags = {"HAS_KERNEL": has_kernel(terms), "ENDED": ended is not None}
-    launch_over(norm_gradient_kernel, launch, terms.x, *arguments, **flags)
-    plain, weighted = per_image(partials, launch).unbind(1)
+    arguments = (*incoming, *addresses(terms), rows(ending_of(ended, norm)), norm.mean, merged, partials)
+    flags = {"HAS_KERNEL": has_kernel(terms), **ending_flags(ended)}
+    launch_over(merge_norm_sums_kernel, launch, terms.x, *arguments, **flags)
+    plain, weighted = gathered(partials, launch).unbind(1)
     return merged, plain, weighted
 
 
@@ -77,16 +81,17 @@ def merge_gradients(
     keep = norm.weight if norm.keep is None else norm.keep
     incoming = alike(gradient.map, x)
     maps = (incoming, gradient.everywhere, incoming if merged is None else merged)
-    vectors = (norm.weight, norm.mean, norm.variance, keep, *known, norm.epsilon, number_of(x))
-    arguments = (*maps, *addresses(terms), *ending_of(ended, norm), *vectors, dx, ds, partials)
+    vectors = (norm.weight, norm.mean, norm.variance, keep, *known, number_of(x))
+    arguments = (*maps, *addresses(terms), rows(ending_of(ended, norm)), *vectors, dx, ds, partials)
     flags = {
         "HAS_KERNEL": has_kernel(terms),
-        "ENDED": ended is not None,
+        **ending_flags(ended),
         "HAS_KEEP": norm.keep is not None,
         "BATCH_STATISTICS": affine is not None,
+        "EPSILON": norm.epsilon,
     }
     launch_over(merge_gradient_kernel, launch, x, *arguments, **flags, SUMS=partials.shape[1])
-    sums = per_image(partials, launch)
+    sums = gathered(partials, launch)
     if ended is not None:
         ended.sums.copy_(sums[:, -2:].transpose(0, 1))
     return dx, ds, Sums(sums[:, 0], sums[:, 1:10], sums[:, 10 : 10 + taps])
@@ -108,7 +113,11 @@ def has_kernel(terms: Terms) -> bool:
     return terms.shortcut_kernel is not None
 
 
-def ending_of(ended: Ended | None, other: Norm) -> tuple[tuple[Tensor, ...], float]:
-    """The normalisation of an end, or one that is not read."""
-    norm = other if ended is None else ended.norm
-    return rows(norm), norm.epsilon
+def ending_of(ended: Ended | None, other: Norm) -> Norm:
+    """The normalisation of an end, or another that is not read."""
+    return other if ended is None else ended.norm
+
+
+def ending_flags(ended: Ended | None) -> dict[str, bool | float]:
+    """Whether there is an end, and its ε."""
+    return {"ENDED": ended is not None, "ENDING_EPSILON": 0.0 if ended is None else ended.norm.epsilon}

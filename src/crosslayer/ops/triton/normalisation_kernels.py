@@ -10,15 +10,15 @@ from crosslayer.ops.triton.tile_kernels import per_channel
 
 
 @triton.jit
-def inverse_deviation(variance, channel, present, epsilon, ACC: tl.constexpr):
+def inverse_deviation(variance, channel, present, EPSILON: tl.constexpr, ACC: tl.constexpr):
     """1 / √(σ² + ε)."""
-    return 1.0 / tl.sqrt(tl.load(variance + channel, mask=present, other=1.0).to(ACC) + epsilon)
+    return 1.0 / tl.sqrt(tl.load(variance + channel, mask=present, other=1.0).to(ACC) + EPSILON)
 
 
 @triton.jit
-def load_norm(norm, epsilon, channel, present, ACC: tl.constexpr):
+def load_norm(norm, channel, present, EPSILON: tl.constexpr, ACC: tl.constexpr):
     """μ, w / √(σ² + ε) and b, from the addresses of w, b, μ and σ²."""
-    slope = per_channel(norm[0], channel, present, ACC) * inverse_deviation(norm[3], channel, present, epsilon, ACC)
+    slope = per_channel(norm[0], channel, present, ACC) * inverse_deviation(norm[3], channel, present, EPSILON, ACC)
     return per_channel(norm[2], channel, present, ACC), slope, per_channel(norm[1], channel, present, ACC)
 
 
@@ -30,10 +30,10 @@ def normalised(x, norm):
 
 
 @triton.jit
-def block_output(x, shortcut, norm):
-    """ReLU(BN(x) + s); what is no number stays none."""
+def block_output(x, shortcut, norm, TYPE: tl.constexpr):
+    """ReLU(BN(x) + s) as a map of that type holds it; what is no number stays none."""
     made = normalised(x, norm) + shortcut
-    return tl.where(made < 0, 0.0, made)
+    return tl.where(made < 0, 0.0, made).to(TYPE).to(made.dtype)
 
 
 @triton.jit
@@ -44,10 +44,11 @@ def through_relu(gradient, out):
 
 @triton.jit
 def load_coefficients(
-    weight, mean, variance, weight_gradient, bias_gradient, epsilon, count, channel, present, ACC: tl.constexpr
-):
+    weight, mean, variance, weight_gradient, bias_gradient, count, channel, present,
+    EPSILON: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
     """α, β, γ and μ of α g - β - γ (x - μ), the gradient of what is normalised, for g that of the normalisation."""
-    inverse = inverse_deviation(variance, channel, present, epsilon, ACC)
+    inverse = inverse_deviation(variance, channel, present, EPSILON, ACC)
     alpha = per_channel(weight, channel, present, ACC) * inverse
     beta = alpha * per_channel(bias_gradient, channel, present, ACC) / count
     gamma = alpha * per_channel(weight_gradient, channel, present, ACC) * inverse / count

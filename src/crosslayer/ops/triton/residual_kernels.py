@@ -22,7 +22,7 @@ from crosslayer.ops.triton.tile_kernels import per_image, place, store_sum, tile
 
 
 @triton.jit
-def moments_kernel(
+def residual_moments_kernel(
     x, partials, size, channels, chunks, strides,
     LENGTH: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
@@ -37,22 +37,29 @@ def moments_kernel(
 
 
 @triton.jit
-def output_kernel(
-    x, shortcut, norm, epsilon, out, partials, size, channels, chunks, strides,
+def load_output(x, shortcut, offsets, inside, norm, ACC: tl.constexpr):
+    """A tile of x, and of the output that is made of it; zero where there is no map."""
+    own = tl.load(x + offsets, mask=inside, other=0.0).to(ACC)
+    added = tl.load(shortcut + offsets, mask=inside, other=0.0).to(ACC)
+    return own, tl.where(inside, block_output(own, added, norm, x.dtype.element_ty), 0.0)
+
+
+@triton.jit
+def residual_output_kernel(
+    x, shortcut, norm, out, partials, size, channels, chunks, strides,
+    EPSILON: tl.constexpr,
     LENGTH: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """The output; this program's share of its sum, and of how often it is above zero and Σ (x - μ) there."""
     batch, first, channel, present = place(chunks, channels, LENGTH, CHANNELS)
-    affine = load_norm(norm, epsilon, channel, present, ACC)
+    affine = load_norm(norm, channel, present, EPSILON, ACC)
     total = tl.zeros([POSITIONS, CHANNELS], ACC)
     count = total
     deviation = total
     for start in range(first, tl.minimum(first + LENGTH, size), POSITIONS):
         offsets, _, inside = tile_at(start, batch, channel, present, size, strides, POSITIONS)
-        own = tl.load(x + offsets, mask=inside, other=0.0).to(ACC)
-        made = block_output(own, tl.load(shortcut + offsets, mask=inside, other=0.0).to(ACC), affine)
+        own, made = load_output(x, shortcut, offsets, inside, affine, ACC)
         tl.store(out + offsets, made.to(out.dtype.element_ty), mask=inside)
-        made = tl.where(inside, made, 0.0)
         total += made
         count += through_relu(1.0, made)
         deviation += through_relu(own - affine[0][None, :], made)
@@ -62,28 +69,28 @@ def output_kernel(
 
 
 @triton.jit
-def load_gradient(gradient, same, offsets, inside, made, ACC: tl.constexpr):
+def gradient_through_relu(gradient, same, offsets, inside, made, ACC: tl.constexpr):
     """g of a tile."""
     incoming = tl.load(gradient + offsets, mask=inside, other=0.0).to(ACC) + same
     return through_relu(incoming, made)
 
 
 @triton.jit
-def norm_sums_kernel(
-    gradient, everywhere, x, shortcut, norm, epsilon, partials, size, channels, chunks, strides,
+def residual_norm_sums_kernel(
+    gradient, everywhere, x, shortcut, norm, partials, size, channels, chunks, strides,
+    EPSILON: tl.constexpr,
     LENGTH: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """This program's share of Σ g and Σ g (x - μ)."""
     batch, first, channel, present = place(chunks, channels, LENGTH, CHANNELS)
-    affine = load_norm(norm, epsilon, channel, present, ACC)
+    affine = load_norm(norm, channel, present, EPSILON, ACC)
     same = per_image(everywhere, batch, channels, channel, present, ACC)[None, :]
     plain = tl.zeros([POSITIONS, CHANNELS], ACC)
     weighted = plain
     for start in range(first, tl.minimum(first + LENGTH, size), POSITIONS):
         offsets, _, inside = tile_at(start, batch, channel, present, size, strides, POSITIONS)
-        own = tl.load(x + offsets, mask=inside, other=0.0).to(ACC)
-        made = block_output(own, tl.load(shortcut + offsets, mask=inside, other=0.0).to(ACC), affine)
-        g = load_gradient(gradient, same, offsets, inside, tl.where(inside, made, 0.0), ACC)
+        own, made = load_output(x, shortcut, offsets, inside, affine, ACC)
+        g = gradient_through_relu(gradient, same, offsets, inside, made, ACC)
         plain += g
         weighted += g * (own - affine[0][None, :])
     store_sum(partials, 0, 2, plain, channels, channel, present)
@@ -91,24 +98,23 @@ def norm_sums_kernel(
 
 
 @triton.jit
-def gradients_kernel(
-    gradient, everywhere, x, shortcut, known, norm, weight_gradient, bias_gradient, epsilon, number,
+def residual_gradients_kernel(
+    gradient, everywhere, x, shortcut, known, norm, weight_gradient, bias_gradient, number,
     x_gradient, shortcut_gradient, size, channels, chunks, strides,
-    HAS_KNOWN: tl.constexpr,
+    HAS_KNOWN: tl.constexpr, EPSILON: tl.constexpr,
     LENGTH: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """dx, and ds = g plus what is known of it beforehand."""
     batch, first, channel, present = place(chunks, channels, LENGTH, CHANNELS)
-    affine = load_norm(norm, epsilon, channel, present, ACC)
+    affine = load_norm(norm, channel, present, EPSILON, ACC)
     coefficients = load_coefficients(
-        norm[0], norm[2], norm[3], weight_gradient, bias_gradient, epsilon, number, channel, present, ACC
+        norm[0], norm[2], norm[3], weight_gradient, bias_gradient, number, channel, present, EPSILON, ACC
     )
     same = per_image(everywhere, batch, channels, channel, present, ACC)[None, :]
     for start in range(first, tl.minimum(first + LENGTH, size), POSITIONS):
         offsets, _, inside = tile_at(start, batch, channel, present, size, strides, POSITIONS)
-        own = tl.load(x + offsets, mask=inside, other=0.0).to(ACC)
-        made = block_output(own, tl.load(shortcut + offsets, mask=inside, other=0.0).to(ACC), affine)
-        g = load_gradient(gradient, same, offsets, inside, made, ACC)
+        own, made = load_output(x, shortcut, offsets, inside, affine, ACC)
+        g = gradient_through_relu(gradient, same, offsets, inside, made, ACC)
         dx = normalised_gradient(g, own, coefficients)
         tl.store(x_gradient + offsets, dx.to(x_gradient.dtype.element_ty), mask=inside)
         if HAS_KNOWN:
@@ -117,14 +123,15 @@ def gradients_kernel(
 
 
 @triton.jit
-def norm_gradient_kernel(
-    g, x, norm, weight_gradient, bias_gradient, epsilon, number, x_gradient, size, channels, chunks, strides,
+def residual_norm_gradient_kernel(
+    g, x, norm, weight_gradient, bias_gradient, number, x_gradient, size, channels, chunks, strides,
+    EPSILON: tl.constexpr,
     LENGTH: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """dx, of a g that has been written."""
     batch, first, channel, present = place(chunks, channels, LENGTH, CHANNELS)
     coefficients = load_coefficients(
-        norm[0], norm[2], norm[3], weight_gradient, bias_gradient, epsilon, number, channel, present, ACC
+        norm[0], norm[2], norm[3], weight_gradient, bias_gradient, number, channel, present, EPSILON, ACC
     )
     for start in range(first, tl.minimum(first + LENGTH, size), POSITIONS):
         offsets, _, inside = tile_at(start, batch, channel, present, size, strides, POSITIONS)

@@ -4,10 +4,14 @@ from torch import Tensor
 
 from crosslayer.ops.fused.layout import dense, new_map
 from crosslayer.ops.fused.light_terms import Incoming, Norm
-from crosslayer.ops.triton.arguments import alike, moments_of, number_of, per_image, rows, together
-from crosslayer.ops.triton.arguments import received as received  # one of the passes
+from crosslayer.ops.triton.arguments import alike, gathered, moments_of, number_of, rows, together
 from crosslayer.ops.triton.launch import launch_along, stretches
-from crosslayer.ops.triton.residual_kernels import gradients_kernel, moments_kernel, norm_sums_kernel, output_kernel
+from crosslayer.ops.triton.residual_kernels import (
+    residual_gradients_kernel,
+    residual_moments_kernel,
+    residual_norm_sums_kernel,
+    residual_output_kernel,
+)
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -15,7 +19,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     x = dense(x)
     launch = stretches(x)
     partials = moments_of(x, launch)
-    launch_along(moments_kernel, launch, x, x, partials)
+    launch_along(residual_moments_kernel, launch, x, x, partials)
     return together(partials)
 
 
@@ -30,8 +34,9 @@ def counted_output(x: Tensor, shortcut: Tensor, norm: Norm) -> tuple[Tensor, Ten
     out, x = new_map(x), dense(x)
     launch = stretches(x)
     partials = norm.mean.new_empty((launch.programs, 3, x.shape[1]))
-    launch_along(output_kernel, launch, x, x, alike(shortcut, x), rows(norm), norm.epsilon, out, partials)
-    sums = per_image(partials, launch).transpose(0, 1).contiguous()
+    maps = (x, alike(shortcut, x), rows(norm), out, partials)
+    launch_along(residual_output_kernel, launch, x, *maps, EPSILON=norm.epsilon)
+    sums = gathered(partials, launch).transpose(0, 1).contiguous()
     return out, sums[0], sums[1:].clone()
 
 
@@ -41,8 +46,8 @@ def norm_sums(gradient: Incoming, x: Tensor, shortcut: Tensor, norm: Norm) -> tu
     launch = stretches(x)
     partials = norm.mean.new_empty((launch.programs, 2, x.shape[1]))
     maps = (alike(gradient.map, x), gradient.everywhere, x, alike(shortcut, x))
-    launch_along(norm_sums_kernel, launch, x, *maps, rows(norm), norm.epsilon, partials)
-    plain, weighted = per_image(partials, launch).unbind(1)
+    launch_along(residual_norm_sums_kernel, launch, x, *maps, rows(norm), partials, EPSILON=norm.epsilon)
+    plain, weighted = gathered(partials, launch).unbind(1)
     return plain, weighted
 
 
@@ -56,7 +61,8 @@ def gradients(
     dx, ds, x = new_map(x), new_map(x), dense(x)
     incoming, added = alike(gradient.map, x), alike(shortcut, x)
     maps = (incoming, gradient.everywhere, x, added, added if known is None else alike(known, x))
-    numbers = (norm.epsilon, number_of(x))
-    arguments = (*maps, rows(norm), *through, *numbers, dx, ds)
-    launch_along(gradients_kernel, stretches(x), x, *arguments, HAS_KNOWN=known is not None)
+    arguments = (*maps, rows(norm), *through, number_of(x), dx, ds)
+    launch_along(
+        residual_gradients_kernel, stretches(x), x, *arguments, HAS_KNOWN=known is not None, EPSILON=norm.epsilon
+    )
     return dx, ds

@@ -4,9 +4,9 @@ from torch import Tensor
 
 from crosslayer.ops.fused.layout import dense, new_map
 from crosslayer.ops.fused.light_terms import Incoming, Norm, kernel_of
-from crosslayer.ops.triton.arguments import alike, number_of, per_image, received, rows
+from crosslayer.ops.triton.arguments import alike, gathered, number_of, rows
 from crosslayer.ops.triton.launch import launch_along, launch_over, plan, stretches
-from crosslayer.ops.triton.residual_kernels import norm_gradient_kernel
+from crosslayer.ops.triton.residual_kernels import residual_norm_gradient_kernel
 from crosslayer.ops.triton.value_kernels import value_gradient_kernel
 
 
@@ -15,18 +15,18 @@ def gradients(
 ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
     """The first: g, which is ds too; Σ g and Σ g (x - μ) for each image and channel; dK in exact numbers."""
     g, x = new_map(x), dense(x)
-    launch, of_out, of_value = plan(x), received(of_out), received(of_value)
+    launch = plan(x)
     partials = norm.mean.new_empty((launch.programs, 11, x.shape[1]))
     value = (alike(of_value.map, x), of_value.everywhere, x, kernel.contiguous())
-    end = (alike(of_out.map, x), of_out.everywhere, alike(shortcut, x), rows(norm), norm.epsilon)
-    launch_over(value_gradient_kernel, launch, x, *value, *end, g, partials, ENDED=True, SUMS=11)
-    plain, weighted = per_image(partials[:, 9:], launch).unbind(1)
+    end = (alike(of_out.map, x), of_out.everywhere, alike(shortcut, x), rows(norm))
+    launch_over(value_gradient_kernel, launch, x, *value, *end, g, partials, ENDED=True, EPSILON=norm.epsilon, SUMS=11)
+    plain, weighted = gathered(partials[:, 9:], launch).unbind(1)
     return g, (plain, weighted), kernel_of(partials[:, :9].sum(0))
 
 
 def norm_gradient(g: Tensor, x: Tensor, norm: Norm, through: tuple[Tensor, Tensor]) -> Tensor:
     """The second: dx; `through` are dw and db as far as they pass through the statistics."""
     dx, x = new_map(x), dense(x)
-    numbers = (norm.epsilon, number_of(x))
-    launch_along(norm_gradient_kernel, stretches(x), x, alike(g, x), x, rows(norm), *through, *numbers, dx)
+    given = (alike(g, x), x, rows(norm), *through, number_of(x), dx)
+    launch_along(residual_norm_gradient_kernel, stretches(x), x, *given, EPSILON=norm.epsilon)
     return dx

@@ -1,7 +1,4 @@
-"""Triton kernels of `value_map`, and of `residual_value` backward; see those for the equations.
-
-A program walks down the rows of its columns with a window in registers, as in light_kernels.py.
-"""
+"""Triton kernels of `value_map`, and of `residual_value` backward; see these in ops/fused for the equations."""
 
 # Triton reads these functions itself; to a type checker its tensors are tuples, and numbers no constants of its.
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportArgumentType=false
@@ -9,10 +6,19 @@ A program walks down the rows of its columns with a window in registers, as in l
 import triton
 import triton.language as tl
 
-from crosslayer.ops.triton.light_backward_kernels import add_products, flipped, load_gradient, store_sums
-from crosslayer.ops.triton.light_kernels import columns_of, convolve, load_row, load_taps, offsets_of
 from crosslayer.ops.triton.normalisation_kernels import block_output, load_norm, through_relu
 from crosslayer.ops.triton.tile_kernels import per_image, place, store_sum
+from crosslayer.ops.triton.window_kernels import (
+    add_products,
+    columns_of,
+    convolve,
+    flipped,
+    load_received,
+    load_row,
+    load_taps,
+    offsets_of,
+    store_sums,
+)
 
 
 @triton.jit
@@ -41,9 +47,9 @@ def value_kernel(
 
 @triton.jit
 def value_gradient_kernel(
-    gradient, everywhere, x, kernel, of_output, everywhere_of_output, shortcut, norm, epsilon,
+    gradient, everywhere, x, kernel, of_output, everywhere_of_output, shortcut, norm,
     x_gradient, partials, height, width, channels, row_chunks, strides,
-    ENDED: tl.constexpr, SUMS: tl.constexpr,
+    ENDED: tl.constexpr, EPSILON: tl.constexpr, SUMS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """DWᵀ(dV; K), and this program's share of Σ dV ⊙ x at all nine shifts.
@@ -59,7 +65,7 @@ def value_gradient_kernel(
     plain = zero
     weighted = zero
     if ENDED:
-        end = load_norm(norm, epsilon, channel, present, ACC)
+        end = load_norm(norm, channel, present, EPSILON, ACC)
         same_of_output = per_image(everywhere_of_output, batch, channels, channel, present, ACC)[None, :]
     else:
         end = ()
@@ -68,17 +74,17 @@ def value_gradient_kernel(
         column, inside = columns_of(tile, width, present, COLUMNS)
         offsets = offsets_of(batch, channel, column, strides)
         dv = gradient + offsets
-        above = load_gradient(dv, dv, first - 1, height, strides, inside, same, (), False, ACC)
-        here = load_gradient(dv, dv, first, height, strides, inside, same, (), False, ACC)
+        above = load_received(dv, first - 1, height, strides, inside, same, ACC)
+        here = load_received(dv, first, height, strides, inside, same, ACC)
         for row in range(first, tl.minimum(first + ROWS, height)):
             at = offsets + row * strides[2]
-            below = load_gradient(dv, dv, row + 1, height, strides, inside, same, (), False, ACC)
+            below = load_received(dv, row + 1, height, strides, inside, same, ACC)
             own = tl.load(x + at, mask=inside[1], other=0.0).to(ACC)
             dx = convolve(above, here, below, taps)
             if ENDED:
                 deviation = own - end[0][None, :]
                 s = tl.load(shortcut + at, mask=inside[1], other=0.0).to(ACC)
-                own = tl.where(inside[1], block_output(own, s, end), 0.0)
+                own = tl.where(inside[1], block_output(own, s, end, x.dtype.element_ty), 0.0)
                 dx += tl.load(of_output + at, mask=inside[1], other=0.0).to(ACC) + same_of_output
                 dx = tl.where(inside[1], through_relu(dx, own), 0.0)
                 plain += dx
