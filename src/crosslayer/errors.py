@@ -7,3 +7,8 @@ class UsageError(ValueError):
 
 class FailedError(RuntimeError):
     """What was asked for went wrong on the way: exit code 1."""
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

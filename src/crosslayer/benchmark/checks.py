@@ -1,13 +1,13 @@
 """What a plan may hold: every fault is one sentence, told before anything is measured."""
 
-import torch
+import math
 
 from crosslayer.benchmark.configuration import PLAIN, Plan
 from crosslayer.benchmark.networks import build_network
 from crosslayer.errors import UsageError
-from crosslayer.ops.selection import general_obstacle
-from crosslayer.training.device import choose_device
-from crosslayer.training.validation import flag
+from crosslayer.fused import unavailable
+from crosslayer.training.launch import choose_device
+from crosslayer.training.recipe import flag
 
 LISTS = ("backbones", "mechanisms", "modes", "precisions", "compiled", "impls", "batch_sizes")
 LEAST = {"num_classes": 1, "threads": 1, "rounds": 1}
@@ -16,8 +16,8 @@ LEAST = {"num_classes": 1, "threads": 1, "rounds": 1}
 def check(plan: Plan) -> None:
     """Raises UsageError for a value outside its range, an unknown name, or two that do not go together."""
     check_numbers(plan)
-    if "fused" in plan.impls and (obstacle := general_obstacle(torch.empty(0, device=choose_device(plan.device)))):
-        raise UsageError(f"--impls fused: {obstacle}; use auto or reference")
+    if "fused" in plan.impls and (reason := unavailable(choose_device(plan.device))):
+        raise UsageError(f"--impls fused: {reason}; use plain")
     pairs = {(backbone, mechanism) for backbone in plan.backbones for mechanism in (PLAIN, *plan.mechanisms)}
     for backbone, mechanism in sorted(pairs | ({(plan.baseline, PLAIN)} if plan.baseline else set())):
         build_network(backbone, mechanism, plan.num_classes)
@@ -35,5 +35,5 @@ def check_numbers(plan: Plan) -> None:
         for value in getattr(plan, name):
             if value < 1:
                 raise UsageError(f"{flag(name)} holds {value}; each must be at least 1")
-    if not plan.seconds > 0:
-        raise UsageError(f"--seconds is {plan.seconds}; it must be above 0")
+    if not 0 < plan.seconds < math.inf:
+        raise UsageError(f"--seconds is {plan.seconds}; it must be above 0, and a finite number")

@@ -9,7 +9,7 @@ from crosslayer.benchmark.networks import default_image_size
 Mode = Literal["train", "infer"]
 Precision = Literal["fp32", "bf16"]
 Compiled = Literal["eager", "compiled"]
-Impl = Literal["auto", "reference", "fused"]
+Impl = Literal["fused", "plain"]
 PLAIN = "none"
 """The mechanism of the plain network."""
 
@@ -53,8 +53,8 @@ class Plan:
     """Arithmetic; bf16 is automatic mixed precision."""
     compiled: tuple[Compiled, ...] = ("eager",)
     """Without torch.compile, with it, or both."""
-    impls: tuple[Impl, ...] = ("auto",)
-    """Implementation of the ops."""
+    impls: tuple[Impl, ...] = ("fused",)
+    """By fused ops (`crosslayer.fuse`), in plain PyTorch, or both."""
     batch_sizes: tuple[int, ...] = (64,)
     """Images per step."""
     image_sizes: tuple[int, ...] = ()
@@ -117,7 +117,7 @@ def groups(plan: Plan, device: str) -> list[Group]:
 def variants(plan: Plan, backbone: str) -> list[Variant]:
     """The plain network as compared with, the backbone's own if asked for, then every mechanism's; each once."""
     plains = [plan.baseline or backbone, *([backbone] if PLAIN in plan.mechanisms else [])]
-    plain = [Variant(name, PLAIN, compiled, "auto") for name in plains for compiled in plan.compiled]
+    plain = [Variant(name, PLAIN, compiled, "plain") for name in plains for compiled in plan.compiled]
     others = [
         Variant(backbone, mechanism, compiled, impl)
         for mechanism in plan.mechanisms

@@ -1,11 +1,12 @@
 """Memory of one step: what the process holds, what tensors take, what is saved for the pass backward."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from crosslayer.benchmark.workload import Step, TrainingStep
@@ -64,20 +65,27 @@ def saved_for_backward(step: Step) -> int | None:
     """Bytes that a training step's pass forward keeps for its gradients beside parameters; of inference, nothing."""
     if not isinstance(step, TrainingStep):
         return None
-    kept = {parameter.untyped_storage().data_ptr() for parameter in step.plain.parameters()}
-    saved: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in kept:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # the same storage, so that its address is not given to another meanwhile
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with count_saved(step.plain) as saved:
         loss = step.loss()
     loss.backward()
     step.optimizer.zero_grad(set_to_none=True)
     return sum(saved.values())
+
+
+@contextmanager
+def count_saved(model: nn.Module) -> Iterator[dict[int, int]]:
+    """Bytes of every storage but the parameters' that is saved for a pass backward meanwhile, on any device."""
+    kept = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in kept:
+            saved[storage._cdata] = storage.nbytes()
+        return tensor.detach()  # the same storage, so that its address is not given to another meanwhile
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield saved
 
 
 def unique_bytes(tensors: list[Tensor]) -> int:

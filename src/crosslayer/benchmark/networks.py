@@ -5,9 +5,9 @@ from typing import Any
 from torch import nn
 
 from crosslayer.errors import UsageError
-from crosslayer.mechanisms.interface import unknown_name
+from crosslayer.mechanisms.registry import unknown_name
 from crosslayer.models.factory import backbones
-from crosslayer.training.networks import build_model
+from crosslayer.training.learner import build_model
 from crosslayer.training.recipe import Recipe
 
 TIMM, TORCHVISION = "timm:", "torchvision:"
@@ -23,8 +23,10 @@ def build_network(backbone: str, mechanism: str, num_classes: int) -> nn.Module:
         num_classes: outputs of the classifier.
 
     Raises:
-        UsageError: no such network or mechanism, or the two do not go together.
+        UsageError: no such network or mechanism, the two do not go together, or no classes.
     """
+    if num_classes < 1:
+        raise UsageError(f"num_classes is {num_classes}; what is measured has a classifier of at least one class")
     if backbone.startswith(TORCHVISION):
         return of_torchvision(backbone.removeprefix(TORCHVISION), mechanism, num_classes)
     grafted = is_timms(backbone)

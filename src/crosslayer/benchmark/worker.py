@@ -19,7 +19,7 @@ from crosslayer.benchmark.limits import measure_limits, synchronise
 from crosslayer.benchmark.memory import peak_of_tensors, peak_resident_set, resident_set, saved_for_backward
 from crosslayer.benchmark.networks import build_network
 from crosslayer.benchmark.workload import STEPS, Step
-from crosslayer.ops import implementation, set_implementation
+from crosslayer.fused import fuse
 
 WARM_UP = 2
 """Steps after the first that are not counted either."""
@@ -44,9 +44,9 @@ class Worker:
         torch.manual_seed(0)
         torch.backends.cudnn.benchmark = True
         model = build_network(chosen.backbone, chosen.mechanism, chosen.num_classes)
-        with implementation("reference"):
-            cost = step_cost(model, chosen)
-        set_implementation(chosen.impl)
+        cost = step_cost(model, chosen)
+        if chosen.impl == "fused":
+            fuse(model)
         self.step = STEPS[chosen.mode](model, chosen)
         before = resident_set()
         first = self.run(1)

@@ -72,7 +72,7 @@ class Inference(Step):
     def __init__(self, model: nn.Module, configuration: Configuration) -> None:
         super().__init__(model.eval(), configuration)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self) -> None:
         """One step."""
         self.logits()

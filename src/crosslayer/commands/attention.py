@@ -3,23 +3,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 from torch import Tensor, nn
 
 from crosslayer.console import console
-from crosslayer.data.decode import decode_batch
 from crosslayer.data.image_files import load_image_files
-from crosslayer.data.sources import open_source
-from crosslayer.detection.recipe import DetectionRecipe
 from crosslayer.errors import UsageError
 from crosslayer.files import write_json
+from crosslayer.options import parse_options
 from crosslayer.reports.attention import attention_matrices, draw_attention
-from crosslayer.training.recipes import DATASETS
 from crosslayer.training.run_directory import RECIPE
 from crosslayer.training.trained import Trained, Which, load_trained
-
-BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +36,7 @@ class Options:
 
 def run(words: list[str]) -> None:
     """Crosslayer attention RUN [RUN] [IMAGE …] [OPTION …]."""
-    options = tyro.cli(Options, args=words, prog="crosslayer attention")
+    options = parse_options(Options, words, "crosslayer attention")
     runs, files = runs_and_files(options.paths)
     if options.count < 1:
         raise UsageError(f"--count is {options.count}; it must be at least 1")
@@ -79,7 +73,7 @@ def runs_and_files(paths: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def looked_at(trained: Trained, files: list[str], options: Options) -> tuple[nn.Module, Iterator[Tensor]]:
     """The network that looks back, and the images to average over."""
-    if isinstance(trained.recipe, DetectionRecipe):
+    if trained.recipe.task == "detection":
         from crosslayer.detection import commands  # brings torchvision's detectors, which classifiers need not
 
         images = commands.attended_images(trained, files, options.data, options.count)
@@ -89,11 +83,7 @@ def looked_at(trained: Trained, files: list[str], options: Options) -> tuple[nn.
 
 def batches(trained: Trained, files: list[str], options: Options) -> Iterator[Tensor]:
     """The images to average over, as the network takes them."""
-    view = trained.view()
     if files:
-        yield trained.prepare(load_image_files(files, view))
-        return
-    split = open_source(options.data or trained.recipe.data, DATASETS.get(trained.name)).val
-    chosen = torch.linspace(0, len(split) - 1, min(options.count, len(split))).round().long()
-    for indices in chosen.split(BATCH):
-        yield trained.prepare(decode_batch(split, indices.tolist(), view))
+        yield trained.prepare(load_image_files(files, trained.view()))
+    else:
+        yield from trained.val_batches(options.count, options.data)

@@ -13,9 +13,10 @@ from crosslayer.benchmark.rows import Row, rows_of
 from crosslayer.console import console, errors
 from crosslayer.errors import FailedError, UsageError
 from crosslayer.files import write_json, write_text
+from crosslayer.options import parse_options
 from crosslayer.reports.throughput import draw_throughput, throughput_table
-from crosslayer.training.device import choose_device
 from crosslayer.training.environment import describe_environment
+from crosslayer.training.launch import choose_device
 
 ROWS, ENVIRONMENT = "rows.jsonl", "environment.json"
 
@@ -35,7 +36,7 @@ class Options:
 
 def run(words: list[str]) -> None:
     """Crosslayer bench [OPTION …]."""
-    options = tyro.cli(Options, args=words, prog="crosslayer bench")
+    options = parse_options(Options, words, "crosslayer bench")
     plan = options.plan
     check_files(options)
     device = choose_device(plan.device)

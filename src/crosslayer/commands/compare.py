@@ -4,6 +4,8 @@ from typing import Annotated
 import tyro
 
 from crosslayer.console import console
+from crosslayer.errors import UsageError
+from crosslayer.options import parse_options
 from crosslayer.reports.comparison import comparison_table
 
 
@@ -17,5 +19,7 @@ class Options:
 
 def run(words: list[str]) -> None:
     """Crosslayer compare RUN …."""
-    options = tyro.cli(Options, args=words, prog="crosslayer compare")
+    options = parse_options(Options, words, "crosslayer compare")
+    if not options.runs:
+        raise UsageError("name a RUN to compare")
     console.print(comparison_table(options.runs))

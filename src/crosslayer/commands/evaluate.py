@@ -1,21 +1,19 @@
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.table import Table
 
-from crosslayer.console import console
+from crosslayer.console import console, only_json, print_json
 from crosslayer.data.images import LoaderName, load_images
-from crosslayer.data.sources import open_source
-from crosslayer.detection.recipe import DetectionRecipe
 from crosslayer.errors import UsageError
 from crosslayer.files import write_json
+from crosslayer.options import parse_options
 from crosslayer.reports.confusion import draw_confusion
-from crosslayer.training.device import start_accelerator
 from crosslayer.training.evaluation import Evaluation, evaluate
+from crosslayer.training.launch import start_accelerator
 from crosslayer.training.recipe import Precision
-from crosslayer.training.recipes import DATASETS
 from crosslayer.training.trained import Trained, Which, load_trained
 
 
@@ -30,6 +28,8 @@ class Options:
     """Run directory."""
     data: str | None = None
     """Data set to evaluate on [default: the run's own]; its val/, validation or test split is used."""
+    val_split: float | None = None
+    """Share of the training images to evaluate on instead; 0 for the validation split [default: the run's own]."""
     checkpoint: Which = "last"
     """Which checkpoint."""
     output: str | None = None
@@ -44,46 +44,54 @@ class Options:
     """Threads that decode images; of detectors, processes."""
     loader: LoaderName = "auto"
     """Keep decoded images on the device, stream them, or decide by size."""
+    fused: bool = True
+    """Run what mechanisms do to whole maps in fused ops, as the run's recipe does."""
+    json: bool = False
+    """Print evaluation.json's content, and nothing else, on standard output."""
 
 
 def run(words: list[str]) -> None:
     """Crosslayer evaluate RUN [OPTION …]."""
-    options = tyro.cli(Options, args=words, prog="crosslayer evaluate")
+    options = parse_options(Options, words, "crosslayer evaluate")
     if options.batch_size < 1:
         raise UsageError(f"--batch-size is {options.batch_size}; it must be at least 1")
-    trained = load_trained(options.run, options.checkpoint, options.device)
-    if isinstance(trained.recipe, DetectionRecipe):
-        return evaluate_detector(options, trained)
-    return evaluate_classifier(options, trained)
+    if options.val_split is not None and not 0 <= options.val_split < 1:
+        raise UsageError(f"--val-split is {options.val_split}; it must be in [0, 1)")
+    of_task = {"classification": evaluate_classifier, "detection": evaluate_detector}
+    with only_json(options.json):
+        trained = load_trained(options.run, options.checkpoint, options.device, fused=options.fused)
+        content = of_task[trained.recipe.task](options, trained)
+    if options.json and content is not None:
+        print_json(content)
 
 
-def evaluate_detector(options: Options, trained: Trained) -> None:
-    """A detector's run."""
+def evaluate_detector(options: Options, trained: Trained) -> dict[str, Any] | None:
+    """A detector's run; the figures, in the main process."""
     from crosslayer.detection import commands  # brings torchvision's detectors, which classifiers need not
 
     folder = Path(options.output or options.run)
     data, device, precision = options.data, options.device, options.precision
-    commands.evaluate_run(trained, data, device, precision, options.workers, folder)
+    return commands.evaluate_run(trained, data, device, precision, options.workers, folder)
 
 
-def evaluate_classifier(options: Options, trained: Trained) -> None:
-    """A classifier's run."""
+def evaluate_classifier(options: Options, trained: Trained) -> dict[str, Any]:
+    """A classifier's run; the figures."""
     data = options.data or trained.recipe.data
-    source = open_source(data, DATASETS.get(trained.name))
-    if source.classes != trained.facts.classes:
+    source = trained.source(options.data, options.val_split)
+    if source.classes != trained.dataset_info.classes:
         raise UsageError(
             f"--data {data} has {len(source.classes)} classes ({source.classes[0]}, …), the run was trained on "
-            f"{len(trained.facts.classes)} ({trained.facts.classes[0]}, …): they must be the same"
+            f"{len(trained.dataset_info.classes)} ({trained.dataset_info.classes[0]}, …): they must be the same"
         )
     images = load_images(source.val, trained.view(), trained.device, options.workers, options.loader, "decoding val")
     accelerator = start_accelerator(options.device, options.precision or trained.recipe.precision)
-    result = evaluate(trained.model, images, trained.facts, options.batch_size, accelerator)
-    report(trained, result, data, Path(options.output or options.run))
+    result = evaluate(trained.model, images, trained.dataset_info, options.batch_size, accelerator)
+    return report(trained, result, data, Path(options.output or options.run))
 
 
-def report(trained: Trained, result: Evaluation, data: str, folder: Path) -> None:
-    """Prints the figures and writes evaluation.json and confusion.png."""
-    classes, accuracies = trained.facts.classes, result.per_class()
+def report(trained: Trained, result: Evaluation, data: str, folder: Path) -> dict[str, Any]:
+    """Prints the figures and writes evaluation.json, whose content it returns, and confusion.png."""
+    classes, accuracies = trained.dataset_info.classes, result.per_class()
     counts = result.confusion.sum(1).tolist()
     table = Table("class", title=f"{trained.run.path}, step {trained.step}, on {data}")
     table.add_column("images", justify="right")
@@ -111,3 +119,4 @@ def report(trained: Trained, result: Evaluation, data: str, folder: Path) -> Non
     title = f"{trained.recipe.backbone} + {trained.recipe.mechanism}: top-1 {result.top1:.2f} %"
     draw_confusion(result.confusion, classes, title, folder / "confusion.png")
     console.print(f"figures: {folder / 'evaluation.json'}\npicture: {folder / 'confusion.png'}")
+    return content

@@ -1,14 +1,15 @@
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
 
-from crosslayer.console import console
-from crosslayer.data.image_files import load_image_files
-from crosslayer.detection.recipe import DetectionRecipe
-from crosslayer.training.trained import Which, load_trained
+from crosslayer.console import console, only_json, print_json
+from crosslayer.data.image_files import image_paths, load_image_files
+from crosslayer.errors import UsageError
+from crosslayer.options import parse_options
+from crosslayer.training.trained import Trained, Which, likeliest, load_trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Options:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run directory."""
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE [IMAGE …]")]
-    """Image files of any kind and size; classifiers look at the centre square."""
+    """Image files of any kind and size, or folders of them; classifiers look at the centre square."""
     output: str = "predictions"
     """Of detectors: folder for the pictures."""
     threshold: float = 0.5
@@ -27,21 +28,38 @@ class Options:
     """Which checkpoint."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    json: bool = False
+    """Print one JSON object, and nothing else, on standard output."""
+
+
+def run(words: list[str]) -> None:
+    """Crosslayer predict RUN IMAGE … [OPTION …]."""
+    options = parse_options(Options, words, "crosslayer predict")
+    if not options.images:
+        raise UsageError("name an IMAGE to look at, or a folder of them")
+    paths = image_paths(options.images)
+    with only_json(options.json):
+        trained = load_trained(options.run, options.checkpoint, options.device)
+        images = of_detector(options, trained, paths) if trained.recipe.task == "detection" else classes(trained, paths)
+    if options.json:
+        print_json({"run": options.run, "step": trained.step, "images": images})
+
+
+def of_detector(options: Options, trained: Trained, paths: list[str]) -> list[dict[str, Any]]:
+    """What a detector finds in each file, drawn and printed."""
+    from crosslayer.detection import commands  # brings torchvision's detectors, which classifiers need not
+
+    return commands.predict_files(trained, paths, options.threshold, Path(options.output))
 
 
 @torch.no_grad()
-def run(words: list[str]) -> None:
-    """Crosslayer predict RUN IMAGE … [OPTION …]."""
-    options = tyro.cli(Options, args=words, prog="crosslayer predict")
-    trained = load_trained(options.run, options.checkpoint, options.device)
-    if isinstance(trained.recipe, DetectionRecipe):
-        from crosslayer.detection import commands  # brings torchvision's detectors, which classifiers need not
-
-        return commands.predict_files(trained, options.images, options.threshold, Path(options.output))
-    for path in options.images:
+def classes(trained: Trained, paths: list[str]) -> list[dict[str, Any]]:
+    """The likeliest classes of each file, printed as they are known."""
+    results: list[dict[str, Any]] = []
+    names = trained.dataset_info.classes
+    for path in paths:
         pixels = load_image_files([path], trained.view())
-        probabilities = trained.model(trained.prepare(pixels)).float().softmax(1)[0]
-        console.print(path)
-        for probability, index in zip(*probabilities.topk(min(5, len(probabilities))), strict=True):
-            console.print(f"  {100 * float(probability):6.2f} %  {trained.facts.classes[int(index)]}")
-    return None
+        (best,) = likeliest(trained.model(trained.prepare(pixels)), names, 5)
+        console.print("\n".join((path, *(f"  {100 * probability:6.2f} %  {name}" for name, probability in best))))
+        results.append({"file": path, "classes": [{"class": name, "probability": p} for name, p in best]})
+    return results

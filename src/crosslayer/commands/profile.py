@@ -9,10 +9,10 @@ from crosslayer.console import console
 from crosslayer.errors import UsageError
 from crosslayer.models.factory import image_size_of
 from crosslayer.models.profile import Profile, profile_model
+from crosslayer.options import parse_options
 from crosslayer.reports import paper_sizes
-from crosslayer.training.networks import build_model
-from crosslayer.training.recipe import Recipe
-from crosslayer.training.validation import flag
+from crosslayer.training.learner import build_model
+from crosslayer.training.recipe import Recipe, flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Options:
 
 def run(words: list[str]) -> None:
     """Crosslayer profile [BACKBONE] [OPTION …]."""
-    options = tyro.cli(Options, args=words, prog="crosslayer profile")
+    options = parse_options(Options, words, "crosslayer profile")
     if options.table1 or options.table2 or options.table3:
         return print_table(options)
     if options.backbone is None:

@@ -6,6 +6,7 @@ import tyro
 
 from crosslayer.console import console
 from crosslayer.files import write_text
+from crosslayer.options import parse_options
 from crosslayer.reports.page.contents import read_contents
 from crosslayer.reports.page.html import page
 
@@ -22,7 +23,7 @@ class Options:
 
 def run(words: list[str]) -> None:
     """Crosslayer report DIR [OPTION …]."""
-    options = tyro.cli(Options, args=words, prog="crosslayer report")
+    options = parse_options(Options, words, "crosslayer report")
     folder = Path(options.folder)
     contents = read_contents(folder)
     file = Path(options.output) if options.output else folder / "report.html"

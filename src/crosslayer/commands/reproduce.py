@@ -8,18 +8,18 @@ from rich.table import Table
 
 from crosslayer.console import console
 from crosslayer.errors import FailedError, UsageError
-from crosslayer.reproduce.choice import chosen_seeds
+from crosslayer.options import parse_options
 from crosslayer.reproduce.estimate import Estimate, Estimator
+from crosslayer.reproduce.filters import chosen_seeds, option_words
 from crosslayer.reproduce.local import Failure, run_locally
 from crosslayer.reproduce.plan import Planned, Request, plan
 from crosslayer.reproduce.ray_engine import run_on_ray
-from crosslayer.reproduce.reduction import option_words
 from crosslayer.reproduce.render import reduced_by, render
 from crosslayer.reproduce.results import read_finished
 from crosslayer.reproduce.studies import STUDIES, find_study
 from crosslayer.reproduce.tables import banner
-from crosslayer.training.device import choose_device
 from crosslayer.training.display import clock
+from crosslayer.training.launch import choose_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Options:
     """Seeds of every network: 0-4, or 0,1,2."""
     only: tuple[str, ...] = ()
     """Recipes, backbones, mechanisms and variants to restrict the study to, e.g. cifar100 cifar_resnet20 none dla_l."""
+    recipe: str | None = None
+    """Train by this recipe instead of the study's own, e.g. cifar100_budget; the paper has no figures for it."""
     epochs: int | None = None
     """Train for so many epochs instead of the recipe's, milestones and warm-up scaled with them: a reduced study."""
     settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE …")] = ()
@@ -57,7 +59,7 @@ class Options:
 
 def run(words: list[str]) -> None:
     """Crosslayer reproduce STUDY [OPTION …]."""
-    options = tyro.cli(Options, args=words, prog="crosslayer reproduce")
+    options = parse_options(Options, words, "crosslayer reproduce")
     request = requested(options)
     runs = plan(request)
     if reduced := reduced_by(runs):
@@ -79,6 +81,7 @@ def requested(options: Options) -> Request:
         chosen_seeds(options.seeds),
         Path(options.output),
         options.only,
+        options.recipe,
         options.epochs,
         options.data,
         options.settings,

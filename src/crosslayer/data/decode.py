@@ -11,22 +11,23 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision import transforms
 
-from crosslayer.console import errors, progress
+from crosslayer.cache import cache_dir
+from crosslayer.console import errors, plain, progress
+from crosslayer.data.pictures import upright_rgb
 from crosslayer.data.split import Split
-from crosslayer.errors import FailedError
-from crosslayer.files import cache_directory, whole_file
+from crosslayer.errors import FailedError, UsageError, reason
+from crosslayer.files import whole_file
 
 CHUNK = 256
+_LONGEST = 16
 Pixels = UInt8[Tensor, "batch 3 height width"]
 
 
 Interpolation = Literal["bilinear", "bicubic"]
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-INTERPOLATION = {name: transforms.InterpolationMode(name) for name in RESAMPLING}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,21 +46,26 @@ class View:
 
     def of(self, image: Image.Image) -> np.ndarray:
         """Upright RGB pixels, scaled and cut: size × size × 3."""
-        rgb = upright_rgb(image)
+        rgb = _middle_of_strip(upright_rgb(image))
         if self.crop < 1:
-            scale = transforms.Resize(round(self.size / self.crop), INTERPOLATION[self.interpolation])
+            from torchvision import transforms
+
+            mode = transforms.InterpolationMode(self.interpolation)
+            scale = transforms.Resize(round(self.size / self.crop), mode)
             return np.asarray(transforms.CenterCrop(self.size)(scale(rgb)))
         if rgb.size != (self.size, self.size):
             rgb = ImageOps.fit(rgb, (self.size, self.size), RESAMPLING[self.interpolation])
         return np.asarray(rgb)
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """The image as its camera was held, in RGB."""
-    upright = ImageOps.exif_transpose(image)
-    if "transparency" in upright.info:  # Pillow asks for this step, or warns
-        upright = upright.convert("RGBA")
-    return upright.convert("RGB")
+def _middle_of_strip(image: Image.Image) -> Image.Image:
+    """The image; of a strip, the middle _LONGEST squares of it: scaled by its shorter side it would fill the memory."""
+    width, height = image.size
+    side = _LONGEST * min(width, height)
+    if max(width, height) <= side:
+        return image
+    left, top = (max(0, (length - side) // 2) for length in (width, height))
+    return image.crop((left, top, left + min(width, side), top + min(height, side)))
 
 
 @contextlib.contextmanager
@@ -72,8 +78,21 @@ def opened(split: Split, i: int) -> Iterator[Image.Image]:
     try:
         with split.open(i) as image:
             yield image
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise FailedError(f"{split.name(i)} cannot be decoded as an image: {error}") from error
+    except (FailedError, UsageError):
+        raise
+    except Exception as error:  # decoders of damaged pictures raise errors of any kind
+        raise FailedError(f"{split.name(i)} cannot be decoded as an image: {_fault(error)}") from error
+
+
+def _fault(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # names the file again, or an object in memory
+        return "it is of no picture format that is read"
+    return "there is not enough memory" if isinstance(error, MemoryError) else plain(reason(error))[:300]
+
+
+def evenly_spaced(total: int, count: int) -> Tensor:
+    """Indices of `count` of `total` things, or of all there are, from the first to the last."""
+    return torch.linspace(0, total - 1, min(count, total)).round().long()
 
 
 def decode(split: Split, i: int, view: View) -> np.ndarray:
@@ -108,8 +127,8 @@ def decode_all(split: Split, view: View, workers: int, description: str) -> Pixe
 
 def cache_file(split: Split, view: View) -> Path:
     """Where a split's decoded pixels are kept."""
-    key = hashlib.sha256(f"2 {split.fingerprint} {view}".encode()).hexdigest()[:24]
-    return cache_directory() / "decoded" / f"{key}.npy"
+    key = hashlib.sha256(f"3 {split.fingerprint} {view}".encode()).hexdigest()[:24]
+    return cache_dir("decoded") / f"{key}.npy"
 
 
 def keep(cached: Path, pixels: Pixels) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
-from crosslayer.data.chance import MIXING, seeded
+from crosslayer.data.rng import MIXING, seeded
 
 Mixer = Callable[[Tensor, Tensor, tuple[int, ...]], tuple[Tensor, Tensor]]
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
 
-from crosslayer.data.chance import AUGMENTATION, seed_global_generators
-from crosslayer.data.decode import INTERPOLATION, Interpolation, opened, upright_rgb
+from crosslayer.data.decode import Interpolation, opened, upright_rgb
 from crosslayer.data.images import Batch
+from crosslayer.data.rng import AUGMENTATION, seed_global_generators
 from crosslayer.data.split import Split
 from crosslayer.data.training_images import Part, TrainingImages
 from crosslayer.data.workers import Workers
@@ -45,7 +45,7 @@ class Augmentation(NamedTuple):
 
     def transform(self) -> Transform:
         """The transforms of torchvision and timm, in their usual order."""
-        mode = INTERPOLATION[self.interpolation]
+        mode = transforms.InterpolationMode(self.interpolation)
         steps: list[Transform] = [transforms.RandomResizedCrop(self.size, (self.crop_scale, 1.0), interpolation=mode)]
         if self.flip:
             steps.append(transforms.RandomHorizontalFlip())

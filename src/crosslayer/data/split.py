@@ -1,18 +1,17 @@
 """One split of a data set: encoded images, their names and labels. What every source yields."""
 
 import dataclasses
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
-from crosslayer.errors import FailedError
+from crosslayer.console import plain
+from crosslayer.data.pictures import open_picture
+from crosslayer.errors import UsageError
 
 
 class Split(ABC):
@@ -50,11 +49,11 @@ class Source:
 
 
 def check_labels(split: Split, classes: Sequence[str]) -> None:
-    """Raises FailedError that names the first image whose label is no class."""
+    """Raises UsageError that names the first image whose label is no class."""
     outside = np.flatnonzero((split.labels < 0) | (split.labels >= len(classes)))
     if len(outside):
         i = int(outside[0])
-        raise FailedError(
+        raise UsageError(
             f"{split.name(i)} has label {split.labels[i]}, outside the {len(classes)} classes 0 to {len(classes) - 1}"
             f" ({len(outside)} such images)"
         )
@@ -87,41 +86,8 @@ class FileSplit(Split):
 
     def open(self, i: int) -> Image.Image:
         """Image i."""
-        return Image.open(self.paths[i])
+        return open_picture(self.paths[i])
 
     def name(self, i: int) -> str:
         """Its path."""
-        return self.paths[i]
-
-
-def read_shards(files: Sequence[Path], columns: Sequence[str]) -> pa.Table:
-    """Some columns of parquet shards, mapped into memory."""
-    return pa.concat_tables([pq.read_table(file, columns=list(columns), memory_map=True) for file in files])
-
-
-@final
-class ParquetSplit(Split):
-    """Encoded images in a column of parquet shards; a process it is sent to reads the shards itself."""
-
-    def __init__(self, table: pa.Table, files: list[Path], columns: tuple[str, str], root: Path, mark: str) -> None:
-        super().__init__(table[columns[1]].to_numpy(), mark)
-        self.column = table[columns[0]]
-        self.files, self.image_column, self.root = files, columns[0], root
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "column"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, column=read_shards(state["files"], [state["image_column"]])[state["image_column"]])
-
-    def open(self, i: int) -> Image.Image:
-        """Image i."""
-        encoded = self.column[i].as_py()
-        if not encoded or not encoded.get("bytes"):
-            raise OSError("it has no bytes")
-        return Image.open(io.BytesIO(encoded["bytes"]))
-
-    def name(self, i: int) -> str:
-        """Its row, and the file name stored with it."""
-        stored = self.column[i].as_py() or {}
-        return f"{self.root}, row {i}" + (f" ({stored['path']})" if stored.get("path") else "")
+        return plain(self.paths[i])

@@ -11,7 +11,7 @@ from typing import Generic, final
 
 from torch import Tensor
 
-from crosslayer.data.chance import ORDER, generator
+from crosslayer.data.rng import ORDER, generator
 from crosslayer.data.training_images import BatchT, Part, TrainingImages
 from crosslayer.errors import UsageError
 

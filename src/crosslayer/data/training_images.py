@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from crosslayer.data.augment import Draws, crop_and_flip, draw
-from crosslayer.data.chance import AUGMENTATION, generator
 from crosslayer.data.images import Batch, Images, Indices
+from crosslayer.data.rng import AUGMENTATION, generator
 
 BatchT = TypeVar("BatchT")
 

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from crosslayer.data.images import PREFETCH
 from crosslayer.errors import FailedError
+from crosslayer.processes import end_worker_with_trainer
 
 PartT = TypeVar("PartT")
 MadeT = TypeVar("MadeT")
@@ -81,6 +82,8 @@ def clean_start(module: str):  # multiprocessing's contexts have no public type
 
 
 def begin_worker(_: int) -> None:
-    """Signals are the training process's: it saves, then ends its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Signals are the training process's: it saves, then ends its workers; if it is killed, they end too."""
+    end_worker_with_trainer()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

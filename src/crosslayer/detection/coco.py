@@ -1,24 +1,31 @@
 """Annotations in COCO's format: read, checked, and kept in few tensors, which worker processes share.
 
-What is unusual is handled as COCO's own tools do. Boxes are cut at the image's edge; without area, or outside, they are
-left out of training. Crowds are left out of training and ignored in evaluation. Ids of categories may have gaps:
-classes are counted through in the order of the ids.
+What is unusual is handled as COCO's own tools do. Boxes are cut at the image's edge; what has no area then, or is
+thinner than a hundredth of a pixel, is left out of training. Crowds are left out of training and ignored in evaluation.
+Ids of categories may have gaps: classes are counted through in the order of the ids.
 """
 
 import dataclasses
 import itertools
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from crosslayer.console import plain
+from crosslayer.data.decode import opened
+from crosslayer.data.pictures import check_range, has_size
+from crosslayer.data.split import FileSplit
+from crosslayer.detection.entries import BoxEntry, CategoryEntry, ImageEntry, OutlineEntry, called, read_entries
+from crosslayer.detection.outlines import checked_outline
 from crosslayer.detection.texts import PackedTexts
-from crosslayer.errors import FailedError
+from crosslayer.errors import FailedError, UsageError
 
 Boxes = Float32[Tensor, "objects 4"]
 """Left, top, right, bottom, in pixels."""
@@ -77,7 +84,7 @@ class Annotations:
 
 
 def read_annotations(file: Path, folder: Path, *, masks: bool) -> Annotations:
-    """A file of annotations and the folder of its images.
+    """A file of annotations and the folder of its images, whose sizes are compared.
 
     Args:
         file: JSON with `images`, `annotations` and `categories`.
@@ -85,150 +92,159 @@ def read_annotations(file: Path, folder: Path, *, masks: bool) -> Annotations:
         masks: whether segmentations are wanted.
 
     Raises:
-        FailedError: no such file, no JSON, or an entry that is not COCO's format; the sentence names it.
+        UsageError: no such file, no JSON, an entry that is not COCO's format, or an image that is absent, damaged or of
+            another size; the sentence names it.
     """
-    content = parsed(file)
-    images = sorted(content["images"], key=lambda image: number(file, "image", image, "id"))
-    ids = [image["id"] for image in images]
-    categories = categories_of(file, content["categories"])
-    check_unique(file, "image", ids)
-    sizes = {image["id"]: [positive(file, image, side) for side in ("width", "height")] for image in images}
-    complete = [completed(file, i, annotation) for i, annotation in enumerate(content["annotations"])]
-    check_references(file, complete, set(ids), set(categories.ids))
+    entries = read_entries(file, masks=masks)
+    images = sorted(entries.images, key=lambda image: image.id)
+    ids = [int(image.id) for image in images]
+    _check_unique(file, "image id", ids)
+    categories = _categories(file, entries.categories)
+    _check_references(file, entries.objects, set(ids), set(categories.ids))
+    paths = _image_paths(file, images, folder)
+    sizes = _sizes(file, images, paths)
     places = {image_id: place for place, image_id in enumerate(ids)}
+    complete = [
+        _completed(file, i, entry, sizes[places[int(entry.image_id)]]) for i, entry in enumerate(entries.objects)
+    ]
     complete.sort(key=lambda annotation: places[annotation["image_id"]])
-    objects = [a for a in complete if not a["iscrowd"] and (not masks or has_shape(file, a))]
-    boxes = torch.tensor([clipped(a["bbox"], sizes[a["image_id"]]) for a in objects], dtype=torch.float32).view(-1, 4)
-    whole = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    objects = [a for a in complete if not a["iscrowd"] and (not masks or a["segmentation"])]
+    of = torch.tensor([places[a["image_id"]] for a in objects], dtype=torch.int64)
+    size_of = torch.tensor(sizes)
+    boxes = torch.tensor(
+        [_clipped(a["bbox"], sizes[place]) for a, place in zip(objects, of.tolist(), strict=True)], dtype=torch.float32
+    ).view(-1, 4)
+    whole = (boxes[:, 2:] - boxes[:, :2] > _thinnest(size_of[of])).all(1)
     learned = list(itertools.compress(objects, whole.tolist()))
-    counts = torch.bincount(torch.tensor([places[a["image_id"]] for a in learned]).long(), minlength=len(ids))
     classes = {category: place for place, category in enumerate(categories.ids, start=1)}
+    counts = torch.bincount(of[whole], minlength=len(ids))
     return Annotations(
         file=file,
-        paths=image_paths(file, images, folder),
+        paths=paths,
         ids=ids,
-        sizes=torch.tensor(list(sizes.values())),
+        sizes=size_of,
         categories=categories,
         starts=torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
         boxes=boxes[whole],
         labels=torch.tensor([classes[a["category_id"]] for a in learned], dtype=torch.int64),
         shapes=PackedTexts([json.dumps(a["segmentation"]) for a in learned]) if masks else None,
-        truth={"images": images, "categories": content["categories"], "annotations": complete},
+        truth={
+            "images": [
+                {"id": image_id, "width": width, "height": height}
+                for image_id, (width, height) in zip(ids, sizes, strict=True)
+            ],
+            "categories": [
+                {"id": category, "name": name} for category, name in zip(categories.ids, categories.names, strict=True)
+            ],
+            "annotations": complete,
+        },
     )
 
 
-def parsed(file: Path) -> dict[str, Any]:
-    """The file's three lists."""
-    try:
-        content = json.loads(file.read_bytes())
-    except OSError as error:
-        raise FailedError(f"annotations {file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise FailedError(f"annotations {file} are no JSON: {error}") from error
-    for part in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            raise FailedError(f"annotations {file} are not in COCO's format: they have no list {part!r}")
-        if not all(isinstance(entry, dict) for entry in content[part]):
-            raise FailedError(f"annotations {file} are not in COCO's format: an entry of {part!r} is no object")
-    if not content["images"] or not content["categories"]:
-        raise FailedError(f"annotations {file} have no images or no categories")
-    return content
+def _check_unique(file: Path, kind: str, ids: Sequence[int | str]) -> None:
+    (most, count), *_ = Counter(ids).most_common(1)
+    if count > 1:
+        raise UsageError(f"annotations {plain(file)}: {count} entries have the {kind} {most}")
 
 
-def number(file: Path, kind: str, entry: Mapping[str, Any], name: str) -> int:
-    """A whole number of an entry."""
-    value = entry.get(name)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise FailedError(f"annotations {file}: {kind} {entry.get('id', entry)} has {name} {value!r}, no whole number")
-    return value
+def _categories(file: Path, entries: list[CategoryEntry]) -> Categories:
+    """In the order of their ids; where two share a name, it is told with the id."""
+    ordered = sorted(entries, key=lambda entry: entry.id)
+    ids = [int(entry.id) for entry in ordered]
+    _check_unique(file, "category id", ids)
+    told = [plain(category if entry.name is None else entry.name) for entry, category in zip(ordered, ids, strict=True)]
+    shared = {name for name, count in Counter(told).items() if count > 1}
+    names = [f"{name} ({category})" if name in shared else name for name, category in zip(told, ids, strict=True)]
+    _check_unique(file, "category name", names)
+    return Categories(tuple(ids), tuple(names))
 
 
-def positive(file: Path, image: Mapping[str, Any], side: str) -> int:
-    """An image's width or height."""
-    value = number(file, "image", image, side)
-    if value < 1:
-        raise FailedError(f"annotations {file}: image {image['id']} has {side} {value}")
-    return value
-
-
-def check_unique(file: Path, kind: str, ids: Sequence[int]) -> None:
-    """Raises FailedError for an id that two entries share."""
-    seen: set[int] = set()
-    for each in ids:
-        if each in seen:
-            raise FailedError(f"annotations {file}: two entries have the {kind} id {each}")
-        seen.add(each)
-
-
-def categories_of(file: Path, entries: list[dict[str, Any]]) -> Categories:
-    """The kinds of objects, in the order of their ids."""
-    ordered = sorted(entries, key=lambda entry: number(file, "category", entry, "id"))
-    check_unique(file, "category", [entry["id"] for entry in ordered])
-    return Categories(
-        tuple(entry["id"] for entry in ordered), tuple(str(entry.get("name", entry["id"])) for entry in ordered)
-    )
-
-
-def completed(file: Path, i: int, annotation: dict[str, Any]) -> dict[str, Any]:
-    """An annotation with an id of its own, and with a size and a crowd flag where the file has none."""
-    box: Any = annotation.get("bbox")
-    whole = isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
-    if not whole or not all(math.isfinite(side) for side in box):
-        what = f"annotation {annotation.get('id', i)} of image {annotation.get('image_id')}"
-        raise FailedError(f"annotations {file}: {what} has bbox {box!r}; it is [left, top, width, height] in pixels")
-    lacking = {"iscrowd": 0, "area": box[2] * box[3]}
-    return lacking | annotation | {"id": i + 1}
-
-
-def check_references(file: Path, annotations: list[dict[str, Any]], images: set[int], categories: set[int]) -> None:
-    """Raises FailedError for an annotation of an image or a category that is not listed."""
-    for annotation in annotations:
-        for name, known in (("image_id", images), ("category_id", categories)):
-            if annotation.get(name) not in known:
-                listed = name.removesuffix("_id")
-                raise FailedError(
-                    f"annotations {file}: annotation {annotation['id']} has {name} {annotation.get(name)!r}, "
-                    f"and no {listed} of that id is listed"
+def _check_references(file: Path, entries: Sequence[BoxEntry], images: set[int], categories: set[int]) -> None:
+    for i, entry in enumerate(entries):
+        for kind, own, known in (("image", entry.image_id, images), ("category", entry.category_id, categories)):
+            if own not in known:
+                raise UsageError(
+                    f"annotations {plain(file)}: {called('annotation', i, entry.id)} has {kind}_id {own}, "
+                    f"and no {kind} of that id is listed"
                 )
 
 
-def has_shape(file: Path, annotation: dict[str, Any]) -> bool:
-    """Whether an annotation's segmentation has an outline; a polygon of fewer than three points has none.
+def _completed(file: Path, i: int, entry: BoxEntry, size: tuple[int, int]) -> dict[str, Any]:
+    """An annotation as COCO's tools take it, with an id of its own."""
+    *_, width, height = entry.bbox
+    annotation: dict[str, Any] = {
+        "id": i + 1,
+        "image_id": int(entry.image_id),
+        "category_id": int(entry.category_id),
+        "bbox": list(entry.bbox),
+        "area": max(width, 0.0) * max(height, 0.0) if entry.area is None else entry.area,
+        "iscrowd": int(entry.crowd),
+    }
+    if isinstance(entry, OutlineEntry):
+        annotation["segmentation"] = _outline(file, i, entry, size)
+    return annotation
 
-    Raises:
-        FailedError: it has no segmentation at all.
-    """
-    shape = annotation.get("segmentation")
-    if isinstance(shape, dict) and "counts" in shape and "size" in shape:
-        return True
-    if not isinstance(shape, list) or not all(isinstance(polygon, list) for polygon in shape):
-        raise FailedError(
-            f"annotations {file}: annotation {annotation['id']} of image {annotation.get('image_id')} has no "
-            "segmentation; train faster_rcnn, which needs none"
-        )
-    return any(len(polygon) >= 6 for polygon in shape)
+
+def _outline(file: Path, i: int, entry: OutlineEntry, size: tuple[int, int]) -> Any:
+    try:
+        if entry.segmentation is None:
+            raise ValueError("has no segmentation; train faster_rcnn, which needs none")
+        outline = checked_outline(entry.segmentation, size[1], size[0])
+        if entry.crowd and not outline:
+            raise ValueError("is a crowd without an outline; leave it out, or train faster_rcnn")
+    except ValueError as error:
+        said = f"{called('annotation', i, entry.id)} (image {entry.image_id})"
+        raise UsageError(f"annotations {plain(file)}: {said} {error}") from error
+    return outline
 
 
-def clipped(box: Sequence[float], size: Sequence[int]) -> list[float]:
+def _clipped(box: Sequence[float], size: Sequence[int]) -> list[float]:
     """A box's corners within the image."""
     left, top, width, height = box
     corners = (left, top, left + width, top + height)
     return [min(max(corner, 0.0), side) for corner, side in zip(corners, [*size, *size], strict=True)]
 
 
-def image_paths(file: Path, images: list[dict[str, Any]], folder: Path) -> list[str]:
-    """Where the images are.
+def _thinnest(sizes: Int64[Tensor, "objects 2"]) -> Float32[Tensor, "objects 1"]:
+    """Sides that a box must exceed, in pixels: rounding may close thinner ones when images are mirrored and scaled."""
+    return (1e-6 * sizes.amax(1, keepdim=True).float()).clamp(min=0.01)
 
-    Raises:
-        FailedError: one that is listed is absent; the first is named.
-    """
-    present = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    names = [image.get("file_name") for image in images]
-    absent = [
-        name for name in names if name not in present and not (isinstance(name, str) and (folder / name).is_file())
-    ]
+
+def _image_paths(file: Path, images: list[ImageEntry], folder: Path) -> list[str]:
+    absent = [image for image in images if not _is_file(folder, image.file_name)]
     if absent:
-        raise FailedError(
-            f"annotations {file} list {absent[0]}, which is not in {folder} ({len(absent)} such of {len(images)})"
+        raise UsageError(
+            f"annotations {plain(file)} list {plain(absent[0].file_name)[:200]} (image {absent[0].id}), "
+            f"which is not in {plain(folder)} ({len(absent)} such of {len(images)})"
         )
-    return [str(folder / str(name)) for name in names]
+    return [str(folder / image.file_name) for image in images]
+
+
+def _is_file(folder: Path, name: str) -> bool:
+    try:
+        return (folder / name).is_file()
+    except OSError:  # a name too long
+        return False
+
+
+def _sizes(file: Path, images: list[ImageEntry], paths: list[str]) -> list[tuple[int, int]]:
+    """Width and height of each image: as annotated, or its own, as it is stored, where the file does not tell them."""
+    files = FileSplit(paths, np.zeros(len(paths)), fingerprint="")
+    sizes = []
+    for i, image in enumerate(images):
+        try:
+            with opened(files, i) as picture:
+                check_range(picture)
+                own = picture.size
+                width = own[0] if image.width is None else int(image.width)
+                height = own[1] if image.height is None else int(image.height)
+                fits = has_size(picture, (width, height))
+        except FailedError as error:
+            raise UsageError(f"annotations {plain(file)}: image {image.id}: {error}") from error
+        if not fits:
+            raise UsageError(
+                f"annotations {plain(file)}: image {image.id} is {width}×{height} pixels large, "
+                f"and its picture {plain(paths[i])} {own[0]}×{own[1]}"
+            )
+        sizes.append((width, height))
+    return sizes

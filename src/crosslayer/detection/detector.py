@@ -1,15 +1,18 @@
 """Faster R-CNN (arXiv 1506.01497) and Mask R-CNN (1703.06870) with a feature pyramid, of torchvision's components."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.models.detection.faster_rcnn import FasterRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNN
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 from crosslayer.detection.networks import Network, build_network
 from crosslayer.detection.pyramid import PyramidBackbone
-from crosslayer.mechanisms.interface import unknown_name
+from crosslayer.mechanisms.registry import unknown_name
 
 DetectorName = Literal["faster_rcnn", "mask_rcnn"]
 DETECTORS: dict[str, type[FasterRCNN]] = {"faster_rcnn": FasterRCNN, "mask_rcnn": MaskRCNN}
@@ -69,14 +72,36 @@ def create_detector(
         num_classes=num_classes + 1,
         min_size=min_size,  # pyright: ignore[reportArgumentType]  # torchvision takes several, unannotated
         max_size=max_size,
-        _skip_resize=not resize_in_training,
     )
-    remember_normalisation(model, network)
+    model.transform = _Transform(min_size, max_size, network, resize_in_training=resize_in_training)
     return model
 
 
-def remember_normalisation(model: FasterRCNN, network: Network) -> None:
-    """Makes mean and deviation a part of the detector's state, so that they follow its weights."""
-    for name, value in (("image_mean", network.mean), ("image_std", network.std)):
-        delattr(model.transform, name)
-        model.transform.register_buffer(name, torch.tensor(value))
+@final
+class _Transform(GeneralizedRCNNTransform):
+    """Torchvision's scaling and normalisation, of strips too; mean and deviation follow the detector's weights."""
+
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(
+        self, min_size: int | tuple[int, ...], max_size: int, network: Network, *, resize_in_training: bool
+    ) -> None:
+        super().__init__(min_size, max_size, [], [], _skip_resize=not resize_in_training)  # pyright: ignore[reportArgumentType]  # torchvision takes several sides, unannotated
+        for name, value in (("image_mean", network.mean), ("image_std", network.std)):
+            delattr(self, name)
+            self.register_buffer(name, torch.tensor(value))
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """An image whose longer side would take the last pixel of the shorter one keeps that pixel."""
+        height, width = image.shape[-2:]
+        if min(height, width) * self.max_size > max(height, width) or (self.training and self._skip_resize):
+            return super().resize(image, target)
+        scale = self.max_size / max(height, width)
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        image = interpolate(image[None], size, mode="bilinear")[0]
+        if target is not None:
+            target["boxes"] = resize_boxes(target["boxes"], [height, width], list(size))
+            if "masks" in target:
+                target["masks"] = interpolate(target["masks"][:, None].float(), size)[:, 0].byte()
+        return image, target

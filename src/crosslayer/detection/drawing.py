@@ -5,16 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from matplotlib import colormaps
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-from crosslayer.data.decode import upright_rgb
-from crosslayer.errors import FailedError, UsageError
+from crosslayer.console import plain
+from crosslayer.data.decode import opened
+from crosslayer.data.pictures import upright_rgb
+from crosslayer.data.split import FileSplit
+from crosslayer.errors import UsageError
 from crosslayer.files import whole_file
 
 Pixels = UInt8[Tensor, "3 height width"]
@@ -30,14 +33,10 @@ def load_photo(path: str) -> Pixels:
         FailedError: a file that is no image.
     """
     if not Path(path).is_file():
-        raise UsageError(f"there is no image file {path}")
-    try:
-        with Image.open(path) as image:
-            rgb = upright_rgb(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise FailedError(f"{path} cannot be decoded as an image: {error}") from error
-    data = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
-    return data.view(rgb.height, rgb.width, 3).permute(2, 0, 1).contiguous()
+        raise UsageError(f"there is no image file {plain(path)}")
+    with opened(FileSplit([path], np.zeros(1), fingerprint=""), 0) as image:
+        rgb = upright_rgb(image)
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
 
 
 def likely(output: dict[str, Tensor], threshold: float) -> dict[str, Tensor]:

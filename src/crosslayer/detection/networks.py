@@ -6,13 +6,15 @@ from typing import Any, NamedTuple
 import timm
 from torch import nn
 
+from crosslayer.console import errors
 from crosslayer.errors import FailedError
-from crosslayer.mechanisms.interface import unknown_name
+from crosslayer.mechanisms.registry import unknown_name
 from crosslayer.models import create_model, graft
 from crosslayer.models.released import recognise
+from crosslayer.models.weight_file import State, read_weights
 from crosslayer.training import checkpoint
 from crosslayer.training.run_directory import RECIPE, RunDirectory
-from crosslayer.training.weights import State, by_name, difference, in_order, read_state
+from crosslayer.training.weights import by_name, check_numbers, difference, in_order
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NEW = (".mechanism.", ".scales.")
@@ -90,13 +92,21 @@ def find_weights(source: str) -> Weights:
     if Path(source).is_dir():
         return weights_of_run(source)
     if Path(source).is_file():
-        return Weights(read_state(source))
+        return Weights(read_file(source))
     if not timm.is_model(source.split(".")[0]):
         raise ValueError(
             f"weights {source!r}: there is no such run directory, no such file, and no such network of timm"
         )
     network: Any = timm_network(source, pretrained=True)
     return Weights(network.state_dict(), *(tuple(network.pretrained_cfg[name]) for name in ("mean", "std")))
+
+
+def read_file(source: str) -> State:
+    """The state dict in a file; a line says which one where there are several."""
+    state, note = read_weights(source)
+    if note:
+        errors.print(f"weights {source}: {note}")
+    return state
 
 
 def weights_of_run(folder: str) -> Weights:
@@ -128,6 +138,10 @@ def load_backbone(model: nn.Module, given: State, source: str, classifiers: tupl
     found = found or in_order(given, plain, classifiers)
     if found is None:
         raise ValueError(f"weights {source!r}: {difference(in_our_names(given) or given, ours, classifiers)}")
+    try:
+        check_numbers(found, ours)
+    except ValueError as error:
+        raise ValueError(f"weights {source!r}: {error}") from error
     model.load_state_dict({**ours, **found})
 
 

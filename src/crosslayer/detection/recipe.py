@@ -1,10 +1,12 @@
 """What a detector is trained on, and how: one flat, frozen dataclass; every field is a command-line option."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
-from crosslayer.detection.validation import check_detection
-from crosslayer.training.recipe import NO_DATA, TaskName, TrainingRecipe
+from crosslayer.errors import UsageError
+from crosslayer.training.recipe import NO_DATA, TaskName, TrainingRecipe, check_shared, flag
+from crosslayer.training.schedule import decayed, warmed
 
 ScheduleName = Literal["1x", "2x"]
 LENGTHS: dict[ScheduleName, int] = {"1x": 1, "2x": 2}
@@ -64,7 +66,7 @@ class DetectionRecipe(TrainingRecipe):
     """Optimizer steps of linear warm-up from a thousandth of the learning rate."""
 
     def __post_init__(self) -> None:
-        check_detection(self)
+        _check(self)
 
     @property
     def total_epochs(self) -> int:
@@ -79,6 +81,49 @@ class DetectionRecipe(TrainingRecipe):
 
 def rate_factor(recipe: DetectionRecipe, step: int, steps_per_epoch: int) -> float:
     """What every learning rate is multiplied with: the batch's share of 16, linear warm-up, then steps of a tenth."""
-    warm = 1.0 if step >= recipe.warmup_steps else 0.001 + 0.999 * step / recipe.warmup_steps
-    decays = sum(step >= epoch * steps_per_epoch for epoch in recipe.decays)
-    return recipe.batch_size / BASE_BATCH * warm * 0.1**decays
+    warm = warmed(step, recipe.warmup_steps, 0.001)
+    return recipe.batch_size / BASE_BATCH * warm * decayed(step, recipe.decays, steps_per_epoch)
+
+
+_LEAST = {"image_size": 32, "max_size": 32, "jitter": 32, "pyramid_channels": 1, "warmup_steps": 0}
+
+
+def _check(recipe: DetectionRecipe) -> None:
+    """Raises UsageError for a value outside its range, or values that contradict each other."""
+    check_shared(recipe)
+    for name, least in _LEAST.items():
+        if (value := getattr(recipe, name)) is not None and value < least:
+            raise UsageError(f"{flag(name)} is {value}; it must be at least {least}")
+    if recipe.max_size < recipe.image_size:
+        raise UsageError(f"--max-size is {recipe.max_size}; it must be at least --image-size {recipe.image_size}")
+    if not -1 <= recipe.frozen_stages <= 4:
+        raise UsageError(f"--frozen-stages is {recipe.frozen_stages}; it is from -1 (nothing) to 4 (all)")
+    if recipe.multi_scale and min(recipe.multi_scale) < 32:
+        raise UsageError(f"--multi-scale has {min(recipe.multi_scale)}; sides are of at least 32 pixels")
+    if recipe.multi_scale and recipe.jitter:
+        raise UsageError("--multi-scale and --jitter are two ways to scale images: give one of them")
+    if recipe.compile == "graphs":
+        raise UsageError("--compile graphs needs images of one size, which detectors do not have; use --compile on")
+
+
+def check_start(recipe: DetectionRecipe) -> None:
+    """Raises UsageError where fresh weights would be frozen."""
+    if recipe.weights is None and (recipe.freeze_norm or recipe.frozen_stages >= 0):
+        raise UsageError(
+            "this recipe freezes a part of the backbone, which has no weights yet: give --weights (a run, a file, or a "
+            "name of timm's), or train all of it with --frozen-stages -1 --no-freeze-norm"
+        )
+
+
+def coco_faster() -> DetectionRecipe:
+    """Faster R-CNN with a feature pyramid on COCO, the paper's 1x schedule: 12 epochs, 800 by 1333 pixels at most."""
+    return DetectionRecipe(detector="faster_rcnn")
+
+
+def coco_mask() -> DetectionRecipe:
+    """Mask R-CNN with a feature pyramid on COCO, the paper's 1x schedule."""
+    return DetectionRecipe(detector="mask_rcnn")
+
+
+RECIPES: dict[str, Callable[[], DetectionRecipe]] = {"coco_faster": coco_faster, "coco_mask": coco_mask}
+"""The paper's settings (arXiv 2406.13392, Table 3), which are mmdetection's 1x schedule."""

@@ -18,7 +18,7 @@ NAMES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "small", "ap_me
 
 def check_categories(trained: Trained, val: Annotations, data: str) -> None:
     """Raises UsageError where a data set has other categories than the run was trained on."""
-    facts = trained.facts
+    facts = trained.dataset_info
     if (val.categories.ids, val.categories.names) != (facts.category_ids, facts.classes):
         raise UsageError(
             f"--data {data} has {len(val.categories.ids)} categories ({val.categories.names[0]}, …), the run was "
@@ -26,8 +26,8 @@ def check_categories(trained: Trained, val: Annotations, data: str) -> None:
         )
 
 
-def report(trained: Trained, result: Evaluation, val: Annotations, data: str, folder: Path) -> None:
-    """Prints the figures and writes evaluation.json."""
+def report(trained: Trained, result: Evaluation, val: Annotations, data: str, folder: Path) -> dict[str, Any]:
+    """Prints the figures and writes evaluation.json, whose content it returns."""
     kinds = {"boxes": result.boxes} | ({"masks": result.masks} if result.masks else {})
     console.print(category_table(val, kinds, f"{trained.run.path}, step {trained.step}, on {data}; AP in %"))
     for kind, precision in kinds.items():
@@ -46,6 +46,7 @@ def report(trained: Trained, result: Evaluation, val: Annotations, data: str, fo
         content[kind] = {**precision.figures, "per_category": per_category}
     write_json(folder / "evaluation.json", content)
     console.print(f"figures: {folder / 'evaluation.json'}")
+    return content
 
 
 def category_table(val: Annotations, kinds: dict[str, AveragePrecision], title: str) -> Table:

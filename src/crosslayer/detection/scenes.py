@@ -7,14 +7,15 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from crosslayer.data.chance import AUGMENTATION, seed_global_generators
 from crosslayer.data.decode import opened
+from crosslayer.data.pictures import rgb_of_size
+from crosslayer.data.rng import AUGMENTATION, seed_global_generators
 from crosslayer.data.split import FileSplit
 from crosslayer.data.training_images import Part, TrainingImages
 from crosslayer.data.workers import Workers
@@ -53,11 +54,19 @@ class Augmentation(NamedTuple):
             square = (self.jitter, self.jitter)
             fill: dict[Any, Any] = {tv_tensors.Image: FILL, "others": 0}
             steps += [
-                v2.ScaleJitter(square, (0.1, 2.0)),
+                _ScaleJitter(square, (0.1, 2.0)),
                 v2.RandomCrop(square, pad_if_needed=True, fill=fill),
                 v2.SanitizeBoundingBoxes(),
             ]
         return v2.Compose(steps) if steps else unchanged
+
+
+class _ScaleJitter(v2.ScaleJitter):
+    """Torchvision's, of strips too: their shorter side keeps a pixel."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = super().make_params(flat_inputs)["size"]
+        return {"size": (max(1, height), max(1, width))}
 
 
 def unchanged(*inputs: Any) -> tuple[Any, ...]:
@@ -107,7 +116,7 @@ class SceneDataset(Dataset[list[Scene] | FailedError]):
             "boxes": tv_tensors.BoundingBoxes(self.annotations.boxes[own], format="XYXY", canvas_size=canvas),  # pyright: ignore[reportCallIssue]  # torchvision's own documented call
             "labels": self.annotations.labels[own],
         }
-        if self.annotations.shapes:
+        if self.annotations.shapes is not None:
             texts = [self.annotations.shapes[k] for k in range(own.start, own.stop)]
             target["masks"] = tv_tensors.Mask(draw_all(texts, height, width))
         return target
@@ -121,16 +130,13 @@ def as_annotated(image: Image.Image, size: tuple[int, int], name: str) -> Tensor
 
     Raises:
         FailedError: the image has another size.
+        ValueError: pixels whose black and white are not known.
     """
-    if image.size != size:
-        upright = ImageOps.exif_transpose(image)
-        if upright.size != size:
-            stored, noted = ("×".join(map(str, sides)) for sides in (image.size, size))
-            raise FailedError(f"{name} has {stored} pixels, its annotations say {noted}")
-        image = upright
-    if "transparency" in image.info:  # Pillow asks for this step, or warns
-        image = image.convert("RGBA")
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    rgb = rgb_of_size(image, size)
+    if rgb is None:
+        stored, noted = ("×".join(map(str, sides)) for sides in (image.size, size))
+        raise FailedError(f"{name} has {stored} pixels, its annotations say {noted}")
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 
 @final

@@ -26,8 +26,8 @@ def train_annotations(data: str, *, masks: bool) -> Annotations:
     """The training split.
 
     Raises:
-        UsageError: no such folder, or it holds no training split.
-        FailedError: a file that is not in COCO's format, or images that are absent.
+        UsageError: no such folder, or it holds no training split, a file that is not in COCO's format, or images that
+            are absent or of another size.
     """
     return read_annotations(*find_place(data, TRAIN_NAMES), masks=masks)
 
@@ -36,8 +36,8 @@ def val_annotations(data: str, *, masks: bool) -> Annotations:
     """The validation split.
 
     Raises:
-        UsageError: no such folder, or it holds no validation split, or one without any object.
-        FailedError: a file that is not in COCO's format, or images that are absent.
+        UsageError: no such folder, or it holds no validation split, or one without any object, a file that is not in
+            COCO's format, or images that are absent or of another size.
     """
     annotations = read_annotations(*find_place(data, VAL_NAMES), masks=masks)
     if not len(annotations.labels):

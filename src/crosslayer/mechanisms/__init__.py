@@ -1,19 +1,23 @@
-"""One mechanism = one file here and nothing elsewhere. Every file of this folder is found and imported."""
-
-import importlib
-import pkgutil
+"""One mechanism = one file here and nothing elsewhere. Every file of this folder is found by its name."""
 
 from crosslayer.mechanisms.interface import (
     Mechanism,
-    NoOptions,
+    NetworkMechanism,
+    NetworkShape,
+    PositionwiseMechanism,
     StageShape,
-    configure,
-    lookup,
-    register,
-    registered,
 )
+from crosslayer.mechanisms.registry import NoOptions, configure, lookup, register, registered
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
-
-__all__ = ["Mechanism", "NoOptions", "StageShape", "configure", "lookup", "register", "registered"]
+__all__ = [
+    "Mechanism",
+    "NetworkMechanism",
+    "NetworkShape",
+    "NoOptions",
+    "PositionwiseMechanism",
+    "StageShape",
+    "configure",
+    "lookup",
+    "register",
+    "registered",
+]

@@ -19,10 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crosslayer.mechanisms.interface import Mechanism, StageShape, check_reduction, register
-from crosslayer.mechanisms.module_list import TypedModuleList
-from crosslayer.mechanisms.stage_choice import acts_in, check_stages
-from crosslayer.ops import KnownPool
+from crosslayer.mechanisms.interface import Mechanism, StageShape
+from crosslayer.mechanisms.layers import TypedModuleList, acts_in, check_stages
+from crosslayer.mechanisms.registry import Paper, check_reduction, register
 from crosslayer.ops.shapes import Map
 
 
@@ -82,6 +81,8 @@ class DoubleAttentionBlock(nn.Module):
 class DoubleAttention(Mechanism[None]):
     """One double attention per block, in the stages it acts in; no state."""
 
+    starts_as_identity = True
+
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
         self.acts = acts_in(shape, config.stages)
@@ -93,9 +94,18 @@ class DoubleAttention(Mechanism[None]):
         """Every block of the stages it acts in."""
         return self.acts
 
-    def merge(self, t: int, out: KnownPool, shortcut: Map, state: None) -> tuple[Map, None]:
+    def merge(self, t: int, out: Map, shortcut: Map, state: None) -> tuple[Map, None]:
         """The block's output with what was gathered from all of it."""
-        return self.attentions[t](out.of), state
+        return self.attentions[t](out), state
 
 
-register("a2", DoubleAttention, Config)
+_PAPER = Paper(
+    "1810.11579",
+    2018,
+    reads="output, over positions",
+    writes="adds to the output",
+    state="none",
+    block="c*c + 2*c + c//4",
+    results="ImageNet, ResNet-50: top-1 77.0",
+)
+register("a2", DoubleAttention, Config, _PAPER)

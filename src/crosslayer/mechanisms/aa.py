@@ -29,8 +29,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crosslayer.mechanisms.interface import Mechanism, StageShape, register
-from crosslayer.mechanisms.stage_choice import acts_in, check_stages
+from crosslayer.mechanisms.interface import Mechanism, StageShape
+from crosslayer.mechanisms.layers import acts_in, check_stages
+from crosslayer.mechanisms.registry import Paper, register
 from crosslayer.ops.shapes import InputMap, Map
 
 
@@ -141,8 +142,6 @@ class AugmentedConvolution(nn.Module):
 class AttentionAugmented(Mechanism[None]):
     """The blocks own the convolutions; the mechanism has nothing of its own."""
 
-    reaches_into_blocks = True
-
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
         self.config = config
@@ -157,4 +156,13 @@ class AttentionAugmented(Mechanism[None]):
         return AugmentedConvolution(in_channels, out_channels, stride, self.reference, self.config)
 
 
-register("aa", AttentionAugmented, Config)
+_PAPER = Paper(
+    "1904.09925",
+    2019,
+    reads="what the 3×3 convolution reads",
+    writes="replaces the convolution",
+    state="none",
+    block="",
+    results="ImageNet, ResNet-50: top-1 77.7",
+)
+register("aa", AttentionAugmented, Config, _PAPER)

@@ -10,16 +10,17 @@ so they are normalised by the running statistics.
 """
 
 import dataclasses
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from crosslayer.mechanisms.interface import Mechanism, StageShape, check_reduction, register
-from crosslayer.mechanisms.module_list import TypedModuleList
-from crosslayer.ops import global_average_pool
-from crosslayer.ops.shapes import Map, Taps, Vector
+from crosslayer.mechanisms.interface import Mechanism, StageShape
+from crosslayer.mechanisms.layers import TypedModuleList
+from crosslayer.mechanisms.registry import Paper, check_reduction, register
+from crosslayer.ops.pooling import global_average_pool
+from crosslayer.ops.shapes import Inner, InputMap, Map, Vector
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,39 +52,55 @@ class VectorBatchNorm(nn.BatchNorm1d):
 class Bridge(nn.Module):
     """The gate of one block, from all its activations."""
 
-    def __init__(self, tap_channels: tuple[int, ...], reduction: int) -> None:
+    def __init__(self, inner: tuple[int, ...], own: int, reduction: int) -> None:
         super().__init__()
-        *inner, own = tap_channels
         squeezed = max(1, own // reduction)
-        self.inner = TypedModuleList(fusion(channels, squeezed) for channels in inner)
-        self.own = fusion(own, squeezed)
+        self.inner = TypedModuleList(_fusion(channels, squeezed) for channels in inner)
+        self.own = _fusion(own, squeezed)
         self.excite = nn.Linear(squeezed, own, bias=False)
 
-    def forward(self, taps: Taps) -> Vector:
-        """σ(W' ReLU(s))."""
-        *inner, own = (global_average_pool(tap) for tap in taps)
+    def forward(self, inner: list[Tensor], own: Vector) -> Vector:
+        """σ(W' ReLU(s)), from pooled activations."""
         s = self.own(own) + sum(fuse(pooled) for fuse, pooled in zip(self.inner, inner, strict=True))
         return torch.sigmoid(self.excite(torch.relu(s)))
 
 
-def fusion(channels: int, squeezed: int) -> nn.Sequential:
+def _fusion(channels: int, squeezed: int) -> nn.Sequential:
     """BN(W ·)."""
     return nn.Sequential(nn.Linear(channels, squeezed, bias=False), VectorBatchNorm(squeezed))
 
 
 @final
-class BridgeAttention(Mechanism[None]):
-    """One bridge per block; no state."""
-
-    reaches_into_blocks = True
+class BridgeAttention(Mechanism[list[Tensor]]):
+    """One bridge per block; the state is the pooled inner activations of the block at hand."""
 
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
-        self.gates = TypedModuleList(Bridge(shape.tap_channels, config.reduction) for _ in range(shape.depth))
+        self.gates = TypedModuleList(
+            Bridge(shape.inner_channels, shape.channels, config.reduction) for _ in range(shape.depth)
+        )
 
-    def gate(self, t: int, taps: Taps, state: None) -> tuple[Map, None]:
+    def start(self, x: InputMap, carry: Any) -> list[Tensor]:
+        """Nothing seen."""
+        return []
+
+    def inside(self, t: int, inner: Inner, state: list[Tensor]) -> list[Tensor]:
+        """The pools of what the block is made of."""
+        return [global_average_pool(activation) for activation in inner]
+
+    def gate(self, t: int, branch: Map, state: list[Tensor]) -> tuple[Map, list[Tensor]]:
         """Every channel scaled by its gate."""
-        return taps[-1] * self.gates[t](taps).to(taps[-1].dtype)[..., None, None], state
+        gate = self.gates[t](state, global_average_pool(branch))
+        return branch * gate.to(branch.dtype)[..., None, None], []
 
 
-register("ba", BridgeAttention, Config)
+_PAPER = Paper(
+    "2112.04150",
+    2021,
+    reads="inner activations and branch, pooled",
+    writes="gates the branch",
+    state="none",
+    block="5*c*c//32 + 3*c//8",
+    results="see the paper",
+)
+register("ba", BridgeAttention, Config, _PAPER)

@@ -23,8 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crosslayer.mechanisms.interface import check_reduction, unknown_name
-from crosslayer.ops.dsu import Context, dsu_update
+from crosslayer.mechanisms.registry import check_reduction, unknown_name
 
 Rows = Float[Tensor, "*rows channels"]
 ActivationName = Literal["sigmoid", "tanh", "relu", "identity"]
@@ -45,14 +44,7 @@ class CellState(NamedTuple):
 
 
 class Cell(nn.Module, ABC):
-    """A recurrent cell along depth.
-
-    A step joins what the cell makes of its input with what it makes of `hidden`. Each is there to be called by itself:
-    inputs that are known together are one call, and a state that several steps begin from is looked at once.
-    """
-
-    of_input: Callable[[Tensor], Tensor]
-    of_hidden: Callable[[Tensor], Tensor]
+    """A recurrent cell along depth."""
 
     @staticmethod
     def start(like: Rows) -> CellState:
@@ -60,17 +52,9 @@ class Cell(nn.Module, ABC):
         zeros = torch.zeros_like(like)
         return CellState(zeros, zeros)
 
+    @abstractmethod
     def forward(self, y: Rows, state: CellState) -> CellState:
         """One step on input y."""
-        return self.step(self.of_input(y), *self.context(state))
-
-    def context(self, state: CellState) -> Context:
-        """What steps that begin from this state need of it."""
-        return Context(self.of_hidden(state.hidden), state.memory)
-
-    @abstractmethod
-    def step(self, seen: Tensor, recalled: Tensor, memory: Tensor) -> CellState:
-        """One step, from what the cell has made of its input and of the last hidden vector."""
 
 
 @final
@@ -80,12 +64,12 @@ class ReleasedDSU(Cell):
     def __init__(self, channels: int, reduction: int, activation: ActivationName = "sigmoid") -> None:
         super().__init__()
         self.activation = ACTIVATIONS[activation]
-        self.of_input = SqueezeNet(channels, reduction, 3 * channels)
-        self.of_hidden = SqueezeNet(channels, reduction, 3 * channels)
+        self.of_input = _squeeze_net(channels, reduction, 3 * channels)
+        self.of_hidden = _squeeze_net(channels, reduction, 3 * channels)
 
-    def step(self, seen: Tensor, recalled: Tensor, memory: Tensor) -> CellState:
+    def forward(self, y: Rows, state: CellState) -> CellState:
         """Eq. 7-9 with z = MLP_y(y) + MLP_h(h)."""
-        memory = dsu_update(seen + recalled, memory)
+        memory = dsu_update(self.of_input(y) + self.of_hidden(state.hidden), state.memory)
         return CellState(self.activation(memory), memory)
 
 
@@ -97,21 +81,13 @@ class PaperDSU(Cell):
         super().__init__()
         self.activation = ACTIVATIONS[activation]
         squeezed = max(1, channels // reduction)
-        self.channels = channels
         self.squeeze = nn.Linear(2 * channels, squeezed, bias=False)
         self.excite = nn.Linear(squeezed, 3 * channels)
 
-    def of_input(self, y: Rows) -> Tensor:
-        """Its part of W1 [h, y]."""
-        return nn.functional.linear(y, self.squeeze.weight[:, self.channels :])
-
-    def of_hidden(self, hidden: Rows) -> Tensor:
-        """Likewise."""
-        return nn.functional.linear(hidden, self.squeeze.weight[:, : self.channels])
-
-    def step(self, seen: Tensor, recalled: Tensor, memory: Tensor) -> CellState:
+    def forward(self, y: Rows, state: CellState) -> CellState:
         """Eq. 7-9 with z = W ReLU(W1 [h, y])."""
-        memory = dsu_update(self.excite(torch.relu(seen + recalled)), memory)
+        squeezed = self.squeeze(torch.cat([state.hidden.expand_as(y), y], dim=-1))
+        memory = dsu_update(self.excite(torch.relu(squeezed)), state.memory)
         return CellState(self.activation(memory), memory)
 
 
@@ -124,9 +100,9 @@ class LSTM(Cell):
         self.of_input = nn.Linear(channels, 4 * channels)
         self.of_hidden = nn.Linear(channels, 4 * channels)
 
-    def step(self, seen: Tensor, recalled: Tensor, memory: Tensor) -> CellState:
+    def forward(self, y: Rows, state: CellState) -> CellState:
         """The standard equations."""
-        return gated_output(seen + recalled, memory, torch.tanh)
+        return _gated_output(self.of_input(y) + self.of_hidden(state.hidden), state.memory, torch.tanh)
 
 
 @final
@@ -138,9 +114,9 @@ class RNN(Cell):
         self.of_input = nn.Linear(channels, channels)
         self.of_hidden = nn.Linear(channels, channels, bias=False)
 
-    def step(self, seen: Tensor, recalled: Tensor, memory: Tensor) -> CellState:
+    def forward(self, y: Rows, state: CellState) -> CellState:
         """The standard equation."""
-        hidden = torch.tanh(seen + recalled)
+        hidden = torch.tanh(self.of_input(y) + self.of_hidden(state.hidden))
         return CellState(hidden, hidden)
 
 
@@ -151,40 +127,31 @@ class DIA(Cell):
     def __init__(self, channels: int, reduction: int, activation: ActivationName = "sigmoid") -> None:
         super().__init__()
         self.activation = ACTIVATIONS[activation]
-        self.of_input = SqueezeNet(channels, reduction, 4 * channels)
-        self.of_hidden = SqueezeNet(channels, reduction, 4 * channels)
+        self.of_input = _squeeze_net(channels, reduction, 4 * channels)
+        self.of_hidden = _squeeze_net(channels, reduction, 4 * channels)
 
-    def step(self, seen: Tensor, recalled: Tensor, memory: Tensor) -> CellState:
+    def forward(self, y: Rows, state: CellState) -> CellState:
         """I, f, c̃ as in the DSU, then h = o ⊙ act(c)."""
-        return gated_output(seen + recalled, memory, self.activation)
+        return _gated_output(self.of_input(y) + self.of_hidden(state.hidden), state.memory, self.activation)
 
 
-def gated_output(z: Tensor, memory: Tensor, activation: Callable[[Tensor], Tensor]) -> CellState:
+def dsu_update(z: Tensor, memory: Tensor) -> Tensor:
+    """C = σ(z_f) ⊙ c⁻ + σ(z_i) ⊙ tanh(z_c), with z = [z_i, z_f, z_c]."""
+    i, f, candidate = z.chunk(3, dim=-1)
+    return torch.sigmoid(f) * memory + torch.sigmoid(i) * torch.tanh(candidate)
+
+
+def _gated_output(z: Tensor, memory: Tensor, activation: Callable[[Tensor], Tensor]) -> CellState:
     """C as in the DSU, then h = σ(z_o) ⊙ act(c), with z = [z_i, z_f, z_c, z_o]."""
     channels = memory.shape[-1]
     memory = dsu_update(z[..., : 3 * channels], memory)
     return CellState(torch.sigmoid(z[..., 3 * channels :]) * activation(memory), memory)
 
 
-@final
-class SqueezeNet(nn.Sequential):
-    """Linear c → c/r, ReLU, linear c/r → out, with biases; at least in float32.
-
-    Under automatic mixed precision too: a context is carried through all of a stage, and products this small gain
-    nothing from bfloat16 that the casts of their weights do not cost.
-    """
-
-    def __init__(self, channels: int, reduction: int, out: int) -> None:
-        squeezed = max(1, channels // reduction)
-        super().__init__(nn.Linear(channels, squeezed), nn.ReLU(), nn.Linear(squeezed, out))
-
-    def forward(self, y: Rows) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  # a name of its own
-        """Rows × c in, rows × out out."""
-        kind = y.device.type
-        if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
-            return super().forward(y)
-        with torch.autocast(kind, enabled=False):
-            return super().forward(y.float())
+def _squeeze_net(channels: int, reduction: int, out: int) -> nn.Sequential:
+    """Linear c → c/r, ReLU, linear c/r → out, with biases."""
+    squeezed = max(1, channels // reduction)
+    return nn.Sequential(nn.Linear(channels, squeezed), nn.ReLU(), nn.Linear(squeezed, out))
 
 
 CellName = Literal["dsu", "released", "paper", "dia", "lstm", "rnn"]

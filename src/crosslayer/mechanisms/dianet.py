@@ -9,7 +9,7 @@ import dataclasses
 
 from crosslayer.mechanisms import lii
 from crosslayer.mechanisms.cells import CellName
-from crosslayer.mechanisms.interface import register
+from crosslayer.mechanisms.registry import Paper, register
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,4 +19,14 @@ class Config(lii.Config):
     cell: CellName = "dia"
 
 
-register("dianet", lii.LayerwiseIntegration, Config)
+_PAPER = Paper(
+    "1905.10671",
+    2019,
+    reads="branch, pooled",
+    writes="gates the branch",
+    state="two vectors",
+    block="0",
+    stage="10*c*(c//20) + 2*(c//20) + 8*c",
+    results="ImageNet, ResNet-50: top-1 77.2",
+)
+register("dianet", lii.LayerwiseIntegration, Config, _PAPER)

@@ -12,7 +12,7 @@ rewritten. Kept are the raw V_m, their refreshed pools, and the running product 
 a block are one call of the cell, and Σ_m a_m V_m becomes Σ_m (a_m · G_m) ⊙ V_m.
 
 On tokens (new here: the papers have DLA in ResNets only): the same equations on LN_x(x), in the dress of MRLA-B's own
-token form (forms.py). Stored layers are forgotten at every fourth block; the context goes on through the stage.
+token form (layer_attention.py). Stored layers are forgotten at every fourth block; the context goes on.
 
 `context="first_sample"` is a fault of the released code, kept so that its numbers can be reproduced: every image
 of a batch is refreshed with the context of the FIRST image, so that what is predicted for an image depends on what
@@ -20,18 +20,18 @@ else is in its batch, in training and in evaluation. Never use it for anything b
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal, NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from crosslayer.mechanisms.base_form import BaseForm
-from crosslayer.mechanisms.cells import CELLS, ActivationName, CellName, Context, check_cell_options
-from crosslayer.mechanisms.interface import StageShape, register, unknown_name
-from crosslayer.mechanisms.mrla_b import append_layer, stack_attention
-from crosslayer.mechanisms.query_key_value import check_attention_options
-from crosslayer.ops import KnownPool, StoredValue, history_weights, pool_of, store_value
-from crosslayer.ops.shapes import HeadWeights, History, InputMap, Map, Vector
+from crosslayer.mechanisms.cells import CELLS, ActivationName, CellName, CellState, check_cell_options
+from crosslayer.mechanisms.interface import StageShape
+from crosslayer.mechanisms.layer_attention import BaseLayerAttention, BaseState, check_attention_options
+from crosslayer.mechanisms.registry import Paper, register, unknown_name
+from crosslayer.ops.layer_attention import append_layer, history_weights, layer_factors, stack_attention
+from crosslayer.ops.shapes import HeadWeights, History, Vector
 
 ContextName = Literal["per_sample", "first_sample"]
 
@@ -73,17 +73,16 @@ class Stored(NamedTuple):
     gates: History
 
 
-class State(NamedTuple):
-    """The blocks so far: the context, raw values, what refreshes have made of them, and each block's attention."""
+class Memory(NamedTuple):
+    """The context, what refreshes have made of the stored layers, and each block's attention so far."""
 
-    context: Context | None
-    values: list[StoredValue]
+    context: CellState | None
     stored: Stored | None
     weights: list[HeadWeights]
 
 
 @final
-class DLABase(BaseForm[State]):
+class DLABase(BaseLayerAttention[Memory]):
     """DLA-B in one stage: what the base forms share, and one cell."""
 
     def __init__(self, shape: StageShape, config: Config) -> None:
@@ -92,40 +91,33 @@ class DLABase(BaseForm[State]):
         reduction = config.reduction or published_reduction(shape)
         self.cell = CELLS[config.cell](shape.channels, reduction, config.activation)
 
-    def start(self, x: InputMap, carry: Tensor | None) -> State:
-        """Nothing stored, no context."""
-        return State(None, [], None, [])
+    def forget(self, memory: Memory | None) -> Memory:
+        """The context goes on."""
+        return Memory(memory.context, None, memory.weights) if memory else Memory(None, None, [])
 
-    def attend(self, t: int, out: Map, pooled: Vector, value: KnownPool, state: State) -> tuple[Map, State]:
-        """Steps the context, refreshes what is stored, attends from block t to all blocks up to it."""
-        if t % self.window == 0:
-            state = State(state.context, [], None, state.weights)
-        before = state.context or self.cell.context(self.cell.start(pooled))
-        own, old = self.inputs(pooled, state.stored)
-        context = self.cell.context(self.cell.step(own, *before))
-        stored = state.stored and self.refresh(state.stored, old, context)
-        query, key = self.projections[t].query_key(pooled)
-        stored = store(stored, key, pool_of(value.of, value))
-        values = [*state.values, store_value(value.of, self.readers(t))]
-        weights = history_weights(query, stored.keys, self.head_channels)
-        merged = self.branches[t].merge(out, values, weights, stored.gates)
-        return merged, State(context, values, stored, [*state.weights, weights])
+    def coefficients(
+        self, t: int, pooled: Vector, pooled_value: Callable[[], Vector], memory: Memory
+    ) -> tuple[History, Memory]:
+        """Steps the context, refreshes what is stored, attends: a_m · G_m."""
+        context = self.cell(pooled, memory.context or self.cell.start(pooled))
+        stored = self.refresh(memory.stored, context) if memory.stored else None
+        projection = self.projections[t]
+        stored = _store(stored, projection.key(pooled), pooled_value())
+        weights = history_weights(projection.query(pooled), stored.keys, self.head_channels)
+        factors = layer_factors(weights, pooled.shape[1]) * stored.gates
+        return factors, Memory(context, stored, [*memory.weights, weights])
 
-    def inputs(self, pooled: Vector, stored: Stored | None) -> tuple[Tensor, Tensor]:
-        """What the cell makes of a block's own pool, and of all stored keys and pools, in one call."""
-        rows = torch.cat([pooled.unsqueeze(1), *((stored.keys, stored.pools) if stored else ())], dim=1)
-        own, old = self.cell.of_input(rows).tensor_split([1], dim=1)
-        return own.squeeze(1), old
-
-    def refresh(self, stored: Stored, rows: Tensor, context: Context) -> Stored:
-        """The backward path: one step of the cell gates every stored key and value; `rows` is what it makes of them."""
-        recalled, memory = (one.unsqueeze(1) for one in self.seen_context(context))
-        key_gates, value_gates = torch.sigmoid(self.cell.step(rows, recalled, memory).memory).chunk(2, dim=1)
+    def refresh(self, stored: Stored, context: CellState) -> Stored:
+        """The backward path: one step of the cell gates every stored key and value; the context stays."""
+        hidden, remembered = (one.unsqueeze(1) for one in self.seen_context(context))
+        rows = torch.cat([stored.keys, stored.pools], dim=1)
+        gates = torch.sigmoid(self.cell(rows, CellState(hidden, remembered)).memory)
+        key_gates, value_gates = gates.chunk(2, dim=1)
         return Stored(stored.keys * key_gates, stored.pools * value_gates, stored.gates * value_gates)
 
-    def attention(self, state: State) -> Tensor:
+    def attention(self, state: BaseState) -> Tensor:
         """The softmax weights, zero above the diagonal."""
-        return stack_attention(state.weights)
+        return stack_attention(state.memory.weights)
 
 
 def published_reduction(shape: StageShape) -> int:
@@ -133,23 +125,33 @@ def published_reduction(shape: StageShape) -> int:
     return 4 if shape.small_images else 16
 
 
-def store(stored: Stored | None, key: Tensor, pool: Tensor) -> Stored:
+def _store(stored: Stored | None, key: Vector, pool: Vector) -> Stored:
     """One more layer, not yet refreshed."""
     keys, pools, gates = stored or (None, None, None)
     ones = torch.ones_like(pool)
     return Stored(append_layer(keys, key), append_layer(pools, pool), append_layer(gates, ones))
 
 
-def own_context(context: Context) -> Context:
+def own_context(context: CellState) -> CellState:
     """Every image's own context, as the paper defines it."""
     return context
 
 
-def first_sample_context(context: Context) -> Context:
+def first_sample_context(context: CellState) -> CellState:
     """The first image's context for the whole batch: the released code indexes its state one level too deep."""
-    return Context(context.recalled[:1], context.memory[:1])
+    return CellState(context.hidden[:1], context.memory[:1])
 
 
 CONTEXTS = {"per_sample": own_context, "first_sample": first_sample_context}
 
-register("dla_b", DLABase, Config)
+_PAPER = Paper(
+    "2406.13392",
+    2024,
+    reads="outputs as keys and values",
+    writes="adds to the output",
+    state="T maps, keys, gates; a vector",
+    block="2*k + 11*c",
+    stage="8*c*(c//16) + 2*(c//16) + 6*c",
+    results="CIFAR only",
+)
+register("dla_b", DLABase, Config, _PAPER)

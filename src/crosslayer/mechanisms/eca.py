@@ -11,11 +11,11 @@ from typing import final
 
 import torch
 
-from crosslayer.mechanisms.channel_convolution import ChannelConvolution
-from crosslayer.mechanisms.interface import Mechanism, StageShape, register
-from crosslayer.mechanisms.module_list import TypedModuleList
-from crosslayer.ops import global_average_pool
-from crosslayer.ops.shapes import Map, Taps
+from crosslayer.mechanisms.interface import Mechanism, StageShape
+from crosslayer.mechanisms.layers import ChannelConvolution, TypedModuleList
+from crosslayer.mechanisms.registry import Paper, register
+from crosslayer.ops.pooling import global_average_pool
+from crosslayer.ops.shapes import Map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +52,19 @@ class EfficientChannelAttention(Mechanism[None]):
         kernel = config.of_stage(shape.index)
         self.gates = TypedModuleList(ChannelConvolution(shape.channels, kernel) for _ in range(shape.depth))
 
-    def gate(self, t: int, taps: Taps, state: None) -> tuple[Map, None]:
+    def gate(self, t: int, branch: Map, state: None) -> tuple[Map, None]:
         """Eq. 9: every channel scaled by its gate."""
-        gate = torch.sigmoid(self.gates[t](global_average_pool(taps[-1])))
-        return taps[-1] * gate.to(taps[-1].dtype)[..., None, None], state
+        gate = torch.sigmoid(self.gates[t](global_average_pool(branch)))
+        return branch * gate.to(branch.dtype)[..., None, None], state
 
 
-register("eca", EfficientChannelAttention, Config)
+_PAPER = Paper(
+    "1910.03151",
+    2019,
+    reads="branch, pooled",
+    writes="gates the branch",
+    state="none",
+    block="k",
+    results="ImageNet, ResNet-50: top-1 77.5",
+)
+register("eca", EfficientChannelAttention, Config, _PAPER)

@@ -16,14 +16,12 @@ bias, which softmax would take out again.
 import dataclasses
 from typing import final
 
-from timm.layers.global_context import GlobalContext
-from timm.layers.mlp import ConvMlp
 from torch import nn
 
-from crosslayer.mechanisms.interface import Mechanism, StageShape, check_reduction, register
-from crosslayer.mechanisms.module_list import TypedModuleList
-from crosslayer.mechanisms.stage_choice import acts_in, check_stages
-from crosslayer.ops.shapes import Map, Taps
+from crosslayer.mechanisms.interface import Mechanism, StageShape
+from crosslayer.mechanisms.layers import TypedModuleList, acts_in, check_stages
+from crosslayer.mechanisms.registry import Paper, check_reduction, register
+from crosslayer.ops.shapes import Map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,25 +45,30 @@ class Config:
 class GlobalContextAttention(Mechanism[None]):
     """One context block per block, in the stages it acts in; no state."""
 
+    starts_as_identity = True
+
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
         squeezed = max(4, shape.channels // config.reduction)
         self.acts = acts_in(shape, config.stages)
         self.contexts = TypedModuleList(
-            context_block(shape.channels, squeezed) if self.acts else nn.Identity() for _ in range(shape.depth)
+            _context_block(shape.channels, squeezed) if self.acts else nn.Identity() for _ in range(shape.depth)
         )
 
     def acts_on(self, t: int) -> bool:
         """Every block of the stages it acts in."""
         return self.acts
 
-    def gate(self, t: int, taps: Taps, state: None) -> tuple[Map, None]:
+    def gate(self, t: int, branch: Map, state: None) -> tuple[Map, None]:
         """Every position joined by what the whole map's context says."""
-        return self.contexts[t](taps[-1]), state
+        return self.contexts[t](branch), state
 
 
-def context_block(channels: int, squeezed: int) -> nn.Module:
+def _context_block(channels: int, squeezed: int) -> nn.Module:
     """One block's module, adding nothing at first."""
+    from timm.layers.global_context import GlobalContext
+    from timm.layers.mlp import ConvMlp
+
     block = GlobalContext(channels, fuse_add=True, fuse_scale=False, rd_channels=squeezed)
     transform = block.mlp_add
     assert block.conv_attn is not None, "use_attn"
@@ -78,4 +81,13 @@ def context_block(channels: int, squeezed: int) -> nn.Module:
     return block
 
 
-register("gc", GlobalContextAttention, Config)
+_PAPER = Paper(
+    "1904.11492",
+    2019,
+    reads="branch, over positions",
+    writes="adds to the branch",
+    state="none",
+    block="c*c//8 + 2*c + 3*c//16",
+    results="ImageNet, ResNet-50: top-1 77.7",
+)
+register("gc", GlobalContextAttention, Config, _PAPER)

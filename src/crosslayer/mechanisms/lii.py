@@ -10,9 +10,10 @@ import dataclasses
 from typing import final
 
 from crosslayer.mechanisms.cells import CELLS, CellName, CellState, check_cell_options
-from crosslayer.mechanisms.interface import Mechanism, StageShape, register
-from crosslayer.ops import global_average_pool
-from crosslayer.ops.shapes import Map, Taps
+from crosslayer.mechanisms.interface import Mechanism, StageShape
+from crosslayer.mechanisms.registry import Paper, register
+from crosslayer.ops.pooling import global_average_pool
+from crosslayer.ops.shapes import Map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +42,21 @@ class LayerwiseIntegration(Mechanism[CellState | None]):
         reduction = config.reduction or (4 if shape.small_images else 20)
         self.cell = CELLS[config.cell](shape.channels, reduction, "sigmoid")
 
-    def gate(self, t: int, taps: Taps, state: CellState | None) -> tuple[Map, CellState]:
+    def gate(self, t: int, branch: Map, state: CellState | None) -> tuple[Map, CellState]:
         """Steps the cell on the pooled branch and scales the branch by what it outputs."""
-        branch = taps[-1]
         pooled = global_average_pool(branch)
         stepped: CellState = self.cell(pooled, state or self.cell.start(pooled))
         return branch * stepped.hidden.to(branch.dtype)[..., None, None], stepped
 
 
-register("lii", LayerwiseIntegration, Config)
+_PAPER = Paper(
+    "2406.13392",
+    2024,
+    reads="branch, pooled",
+    writes="gates the branch",
+    state="one vector",
+    block="0",
+    stage="8*c*(c//20) + 2*(c//20) + 6*c",
+    results="CIFAR only",
+)
+register("lii", LayerwiseIntegration, Config, _PAPER)

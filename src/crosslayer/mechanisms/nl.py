@@ -14,14 +14,15 @@ for videos. (timm's NonLocalAttn is the same block with the scale 1/√c.)
 """
 
 import dataclasses
+from collections.abc import Collection
 from typing import final
 
 import torch.nn.functional as F
 from torch import nn
 
-from crosslayer.mechanisms.interface import Mechanism, StageShape, check_reduction, register
-from crosslayer.mechanisms.stage_choice import acts_in, check_stages
-from crosslayer.ops import KnownPool
+from crosslayer.mechanisms.interface import Mechanism, StageShape
+from crosslayer.mechanisms.layers import acts_in, check_stages
+from crosslayer.mechanisms.registry import Paper, check_reduction, register
 from crosslayer.ops.shapes import Map
 
 
@@ -71,6 +72,8 @@ class NonLocalBlock(nn.Module):
 class NonLocal(Mechanism[None]):
     """One block in the stages that have one, before the stage's last block; no state."""
 
+    starts_as_identity = True
+
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
         inner = max(1, shape.channels // config.reduction)
@@ -82,9 +85,23 @@ class NonLocal(Mechanism[None]):
         """The last block but one of a stage that has a non-local block."""
         return t == self.after
 
-    def merge(self, t: int, out: KnownPool, shortcut: Map, state: None) -> tuple[Map, None]:
+    def unused_parameters(self, unread: Collection[int] = (), no_shortcut: Collection[int] = ()) -> set[str]:
+        """All of a block whose map nobody reads."""
+        return {name for name, _ in self.named_parameters()} if self.after in unread else set()
+
+    def merge(self, t: int, out: Map, shortcut: Map, state: None) -> tuple[Map, None]:
         """The map between the stage's last two blocks, with what every position sees of all others."""
-        return self.block(out.of) if self.acts_on(t) else out.of, state
+        return self.block(out) if self.acts_on(t) else out, state
 
 
-register("nl", NonLocal, Config)
+_PAPER = Paper(
+    "1711.07971",
+    2017,
+    reads="output, over positions",
+    writes="adds to one output",
+    state="none",
+    block="0",
+    stage="2*c*c + 5*c//2",
+    results="see the paper",
+)
+register("nl", NonLocal, Config, _PAPER)

@@ -2,7 +2,8 @@
 
 from typing import final
 
-from crosslayer.mechanisms.interface import Mechanism, register
+from crosslayer.mechanisms.interface import Mechanism
+from crosslayer.mechanisms.registry import register
 
 
 @final

@@ -10,10 +10,10 @@ from typing import final
 
 from torch import nn
 
-from crosslayer.mechanisms.interface import Mechanism, StageShape, check_reduction, register
-from crosslayer.mechanisms.module_list import TypedModuleList
-from crosslayer.ops import global_average_pool
-from crosslayer.ops.shapes import Map, Taps, Vector
+from crosslayer.mechanisms.interface import Mechanism, StageShape
+from crosslayer.mechanisms.registry import Paper, check_reduction, register
+from crosslayer.ops.pooling import global_average_pool
+from crosslayer.ops.shapes import Map, Vector
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +37,15 @@ class SqueezeExcitation(Mechanism[None]):
     def __init__(self, shape: StageShape, config: Config) -> None:
         super().__init__(shape, config)
         squeezed = max(1, shape.channels // config.reduction)
-        self.gates = TypedModuleList(squeeze_gate(shape.channels, squeezed) for _ in range(shape.depth))
+        self.gates = nn.ModuleList(_squeeze_gate(shape.channels, squeezed) for _ in range(shape.depth))
 
-    def gate(self, t: int, taps: Taps, state: None) -> tuple[Map, None]:
+    def gate(self, t: int, branch: Map, state: None) -> tuple[Map, None]:
         """Eq. 4: every channel scaled by its gate."""
-        gate: Vector = self.gates[t](global_average_pool(taps[-1]))
-        return taps[-1] * gate.to(taps[-1].dtype)[..., None, None], state
+        gate: Vector = self.gates[t](global_average_pool(branch))
+        return branch * gate.to(branch.dtype)[..., None, None], state
 
 
-def squeeze_gate(channels: int, squeezed: int) -> nn.Sequential:
+def _squeeze_gate(channels: int, squeezed: int) -> nn.Sequential:
     """σ(W2 ReLU(W1 ·)), without biases."""
     return nn.Sequential(
         nn.Linear(channels, squeezed, bias=False),
@@ -55,4 +55,13 @@ def squeeze_gate(channels: int, squeezed: int) -> nn.Sequential:
     )
 
 
-register("se", SqueezeExcitation, Config)
+_PAPER = Paper(
+    "1709.01507",
+    2017,
+    reads="branch, pooled",
+    writes="gates the branch",
+    state="none",
+    block="c*c//8",
+    results="ImageNet, ResNet-50: top-1 76.7",
+)
+register("se", SqueezeExcitation, Config, _PAPER)

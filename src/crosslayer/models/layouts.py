@@ -24,10 +24,6 @@ class Layout(ABC):
 
     kind: LayoutName
 
-    def sized(self, grid: Grid) -> "Layout":
-        """The layout of maps of this size."""
-        return self
-
     @abstractmethod
     def split(self, x: Tensor, grid: Grid | None) -> Split:
         """The activation as a map and prefix."""
@@ -39,6 +35,10 @@ class Layout(ABC):
     @abstractmethod
     def per_channel(self, scale: Tensor) -> Tensor:
         """One number per channel, shaped to scale an activation."""
+
+    def of_positions(self) -> "Layout":
+        """The layout for mechanisms that work at every position by itself."""
+        return self
 
 
 @final
@@ -93,9 +93,9 @@ class TokenRows(Layout):
     def __init__(self, prefix: int, grid: Grid) -> None:
         self.prefix, self.grid = prefix, grid
 
-    def sized(self, grid: Grid) -> "TokenRows":
-        """The same prefix with another map."""
-        return TokenRows(self.prefix, grid)
+    def of_positions(self) -> Layout:
+        """All tokens, those of the prefix too, in one column."""
+        return TokenColumn()
 
     def split(self, x: Tokens, grid: Grid | None) -> Split:
         """Views of the same memory.
@@ -116,6 +116,25 @@ class TokenRows(Layout):
         """Prefix first, then the map row by row."""
         rows = split.map.flatten(2).transpose(1, 2)
         return rows if split.prefix is None else torch.cat([split.prefix, rows], dim=1)
+
+    def per_channel(self, scale: Tensor) -> Tensor:
+        """Channels are last."""
+        return scale
+
+
+@final
+class TokenColumn(Layout):
+    """Batch × tokens × channels as a map of one column: what tokens are is no matter."""
+
+    kind: LayoutName = "tokens"
+
+    def split(self, x: Tokens, grid: Grid | None) -> Split:
+        """A view of the same memory."""
+        return Split(x.transpose(1, 2).unsqueeze(3), None)
+
+    def join(self, split: Split) -> Tokens:
+        """A view of the same memory."""
+        return split.map.squeeze(3).transpose(1, 2)
 
     def per_channel(self, scale: Tensor) -> Tensor:
         """Channels are last."""

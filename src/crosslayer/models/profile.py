@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from crosslayer.models.resnet import ResNet
-from crosslayer.ops import implementation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +67,7 @@ def total_of(model: nn.Module, image_size: int) -> Part:
 
 @contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode, on the ops' reference, without gradients of any parameter; afterwards as it was.
+    """In evaluation mode, without gradients of any parameter; afterwards as it was.
 
     `no_grad` alone does not do: a view of a parameter made under it asks for a gradient and has no history, which
     PyTorch's counter cannot bear.
@@ -78,7 +77,7 @@ def at_rest(model: nn.Module) -> Iterator[None]:
     for parameter in learning:
         parameter.requires_grad_(False)
     try:
-        with torch.no_grad(), implementation("reference"):
+        with torch.no_grad():
             yield
     finally:
         for parameter in learning:
@@ -106,7 +105,9 @@ def stage_parts(model: ResNet, image: torch.Tensor, total: Part) -> tuple[Part, 
     parts = [Part("stem", count_parameters(model.conv1, model.bn1), stem.get_total_flops() // 2)]
     for index, stage in enumerate(model.stages):
         with (cost := FlopCounterMode(display=False)):
-            x, carry = stage(x, carry)
+            depth = stage.begin(x, carry)
+            x = stage(x, depth)
+            carry = depth.finish()
         parts.append(Part(f"stage {index + 1}", count_parameters(stage), cost.get_total_flops() // 2))
     rest = total.macs - sum(part.macs for part in parts)
     return (*parts, Part("classifier", count_parameters(model.fc), rest))

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from crosslayer.mechanisms.channel_convolution import channel_kernel_size
-from crosslayer.models.block import BasicBlock, Bottleneck
-from crosslayer.models.factory import create_model
+from crosslayer.mechanisms.layers import channel_kernel_size
+from crosslayer.models.blocks import BasicBlock, Bottleneck
 from crosslayer.models.resnet import ResNetShape, StemName, cifar_resnets, imagenet_resnets
+from crosslayer.models.timm_registry import create_model
 
 State = Mapping[str, Tensor]
 
@@ -17,6 +17,7 @@ State = Mapping[str, Tensor]
 #   DLA      stages.0.layers.1.conv1   stages.0.attention.1.…   stages.0.lstm.…  stages.0.excite.…  (or layer1.layers…)
 #   DIANet   layer1.ModuleList.1.conv1 layer1.lstm.…
 #   MRLA-B   stages.0.1.conv1          stages.0.1.mrla.…
+#   KCLA     stages.0.1.conv1          stages.0.1.kcla.…        (or layer1.layers.1.conv1  layer1.attention.1.…)
 #   RLA      stages.0.1.conv1          conv_outs.0   recurrent_convs.0   stage_bns.0.1.…   bn2.…
 #   others   layer1.1.conv1            layer1.1.se.…
 _STAGE = re.compile(r"(?:stages\.(?P<zero>\d+)|layer(?P<one>\d+))\.(?P<rest>.+)")
@@ -35,6 +36,15 @@ _IN_BLOCK = [
     (rf"{_PROJECTION}\.Wq\.weight", r"mechanism.projections.{t}.query.weight"),
     (rf"{_PROJECTION}\.Wk\.weight", r"mechanism.projections.{t}.key.weight"),
     (rf"{_PROJECTION}\.Wv\.weight", r"mechanism.projections.{t}.value.weight"),
+    (r"(?:kcla\.)?norm_d", r"mechanism.divisors.{t}"),
+    (r"(?:kcla\.)?adjust_channel\.weight", r"mechanism.transitions.{t}.projection.weight"),
+    (r"(?:kcla\.)?u_bn\.(.+)", r"mechanism.transitions.{t}.norm.\1"),
+    (r"(?:kcla\.)?u_Wk\.weight", r"mechanism.transitions.{t}.key.weight"),
+    (r"(?:kcla\.)?Wq\.weight", r"mechanism.projections.{t}.query.weight"),
+    (r"(?:kcla\.)?Wk\.weight", r"mechanism.projections.{t}.key.weight"),
+    (r"(?:kcla\.)?Wv\.weight", r"mechanism.projections.{t}.value.weight"),
+    (r"(?:kcla\.)?head_att\.weight", r"mechanism.mixers.{t}"),
+    (r"(?:kcla\.)?bn_attention\.(.+)", r"mechanism.branches.{t}.0.\1"),
     (r"bn_(?:mrla|layer_attention)\.(.+)", r"mechanism.branches.{t}.0.\1"),
 ]
 _IN_STAGE = [
@@ -76,8 +86,8 @@ def rename(key: str, rules: list[tuple[str, str]]) -> str | None:
 
 
 def reshaped(name: str, value: Tensor) -> Tensor:
-    """λ is stored as c×1×1; here it is a vector."""
-    return value.flatten() if ".lambdas." in name else value
+    """λ is stored as c×1×1 and temperatures as 1×heads×1×1×1; here they are vectors."""
+    return value.flatten() if ".lambdas." in name or ".divisors." in name else value
 
 
 def build(ours: State, context: str) -> nn.Module:
@@ -134,11 +144,25 @@ def mechanism_of(ours: State, shape: ResNetShape, context: str) -> tuple[str, di
         return "dla_b", options | {"context": context}
     if "lambdas" in parts:
         return "mrla_l", {}
+    if "divisors" in parts:
+        return "kcla", {"released_parameters": True, "head_channels": head_channels(ours)}
     if "projections" in parts:
         return "mrla_b", {"head_channels": 32 if shape.stem == "small" else 16}
     if "recurrent" in parts:
         return "rla_g", {"recurrent_channels": ours["stages.0.mechanism.recurrent.weight"].shape[0]}
     return gate_of(ours, shape) if "gates" in parts else ("none", {})
+
+
+def head_channels(ours: State) -> int:
+    """Channels of each head, by the number of temperatures of a block.
+
+    Raises:
+        ValueError: a first block without normalisation of its attention, or with as many heads as no channels make.
+    """
+    temperatures, norm = (ours.get(f"stages.0.mechanism.{name}") for name in ("divisors.0", "branches.0.0.weight"))
+    if temperatures is None or norm is None or norm.numel() % max(1, temperatures.numel()):
+        raise ValueError("the first block's heads do not fit its channels: 'norm_d' and 'bn_attention.weight'")
+    return norm.numel() // temperatures.numel()
 
 
 def gate_of(ours: State, shape: ResNetShape) -> tuple[str, dict[str, Any]]:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from crosslayer.models.factory import create_model
-from crosslayer.models.vit import DEIT_WIDTHS
+from crosslayer.models.factory import DEIT_WIDTHS
+from crosslayer.models.timm_registry import create_model
 
 _OURS = {
     "normx": "norms.{t}",

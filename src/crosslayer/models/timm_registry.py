@@ -1,16 +1,28 @@
-"""Every mechanism in every ImageNet backbone under a name of timm's: `timm.create_model("resnet50_dla_l")`."""
+"""Every mechanism in every backbone under a name of timm's: `timm.create_model("resnet50_dla_l")`.
 
-from collections.abc import Callable
+timm keeps with each network what it was built from (`pretrained_cfg`, `_model_args`), so that its own tools can save it
+and build it again; `create_model` goes the same way.
+"""
+
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import timm
+from timm.layers.config import is_scriptable
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
-from crosslayer.mechanisms import lookup, registered
-from crosslayer.models.factory import backbones, create_model
+from crosslayer.mechanisms import Mechanism, lookup, registered
+from crosslayer.mechanisms.interface import looks_inside_attention
+from crosslayer.models.factory import Backbone, backbones, build_model, find_backbone
+from crosslayer.models.grafted_stage import fits_closed_blocks
 
-IMAGENET = {"input_size": (3, 224, 224), "crop_pct": 0.875, "interpolation": "bicubic", "license": "mit"}
+IMAGENET = {"crop_pct": 0.875, "interpolation": "bicubic", "license": "apache-2.0"}
+CIFAR = {"crop_pct": 1.0, "interpolation": "bicubic", "license": "apache-2.0", "num_classes": 100}
+ALIASED = ("dla", "dynamic_layer_attention")
+"""Elsewhere (segmentation-models-pytorch) a name with "dla" in it is a Deep Layer Aggregation network's."""
 
 
 class Family(NamedTuple):
@@ -24,26 +36,82 @@ class Family(NamedTuple):
 
 FAMILIES = {
     "resnet": Family("conv1", "fc", (0, 1, 2, 3, 4)),
+    "cifar_resnet": Family("conv1", "fc", (0, 1, 2, 3)),
     "deit": Family("patch_embed.proj", "head", 3),
 }
+
+
+def create_model(
+    backbone: str,
+    mechanism: str = "none",
+    *,
+    pretrained: bool = False,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    features_only: bool = False,
+    out_indices: int | Sequence[int] | None = None,
+    **options: Any,
+) -> nn.Module:
+    """A network with a mechanism in every stage, with fresh weights.
+
+    Args:
+        backbone: one of `list_backbones()`.
+        mechanism: one of `list_mechanisms()`.
+        pretrained: as timm has it; there are no weights to download yet, so True is refused. For weights of your own
+            see `from_pretrained` and `load_released`.
+        num_classes: outputs of the classifier; 0 for none.
+        in_chans: channels of the images.
+        features_only: timm's wrapper that returns maps of the levels `out_indices` in place of logits.
+        out_indices: levels, or how many of the last [default: all of a ResNet, the last three of a DeiT].
+        options: the mechanism's own options, as `crosslayer list` prints them; `unit`: what looks back in transformers,
+            `block` or each block's two sublayers (`sublayer`); and timm's `drop_rate`, `drop_path_rate` (the
+            mechanism's drop path), `global_pool`, `output_stride`, `img_size`, `pretrained_cfg`,
+            `pretrained_cfg_overlay`, `checkpoint_path`, `cache_dir`, `exportable`, `scriptable`.
+
+    Raises:
+        ValueError: an unknown backbone, mechanism or option (the closest names are offered), or a bad value.
+        RuntimeError: `pretrained`, without weights that are named in `pretrained_cfg_overlay`.
+    """
+    name = architecture(backbone, mechanism)
+    if not timm.is_model(name):
+        announce()
+    if not timm.is_model(name):  # says what is wrong
+        return build_model(backbone, mechanism, num_classes=num_classes, in_chans=in_chans, **options)
+    if features_only:
+        options["features_only"] = True
+        if out_indices is not None:
+            options["out_indices"] = out_indices
+    elif out_indices is not None:
+        raise ValueError("out_indices names levels of features; it needs features_only=True")
+    return timm.create_model(name, pretrained, num_classes=num_classes, in_chans=in_chans, **options)
+
+
+def architecture(backbone: str, mechanism: str) -> str:
+    """The network's name in timm's registry."""
+    return f"{backbone}_{mechanism}"
 
 
 def names() -> dict[str, tuple[str, str]]:
     """Backbone and mechanism of every name."""
     return {
-        f"{backbone}_{mechanism}": (backbone, mechanism)
+        architecture(backbone, mechanism): (backbone, mechanism)
         for backbone, known in backbones().items()
-        if known.image_size == 224
         for mechanism in registered()
-        if mechanism != "none" and (known.open_blocks or not lookup(mechanism).mechanism.reaches_into_blocks)
+        if fits(known, lookup(mechanism).mechanism)
     }
 
 
-def default_config(backbone: str) -> dict[str, Any]:
+def fits(backbone: Backbone, mechanism: type[Mechanism[Any]]) -> bool:
+    """Whether a backbone can have a mechanism: open blocks are those of ResNets, which have no attention."""
+    return not looks_inside_attention(mechanism) if backbone.open_blocks else fits_closed_blocks(mechanism)
+
+
+def default_config(backbone: str, known: Backbone) -> dict[str, Any]:
     """What timm is told of a network's images and ends; there are no weights to download."""
-    family = family_of(backbone)
+    family, size = family_of(backbone), known.image_size
     first = f"{family.first_conv}.0" if backbone.endswith("c") else family.first_conv
-    return {**IMAGENET, "first_conv": first, "classifier": family.classifier}
+    shared = IMAGENET if size == 224 else CIFAR
+    return {**shared, "input_size": (3, size, size), "first_conv": first, "classifier": family.classifier}
 
 
 def family_of(backbone: str) -> Family:
@@ -51,37 +119,38 @@ def family_of(backbone: str) -> Family:
     return next(family for prefix, family in FAMILIES.items() if backbone.startswith(prefix))
 
 
-def entrypoint(name: str, backbone: str, mechanism: str) -> Callable[..., nn.Module]:
-    """The function that timm calls for a name."""
+def entrypoint(name: str, network: str, backbone: str, mechanism: str) -> Callable[..., nn.Module]:
+    """The function that timm calls for a name, which is the network's own or stands for it."""
 
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        build = partial(build_named, backbone, mechanism)
+        if is_scriptable():
+            raise ValueError(f"{name} cannot be scripted (torch.jit.script); trace or export it (exportable=True)")
+        if not kwargs.get("img_size", True):
+            del kwargs["img_size"]
+        build = partial(build_model, backbone, mechanism)
         features = {"feature_cls": "getter", "out_indices": family_of(backbone).out_indices}
-        return build_model_with_cfg(build, name, pretrained, feature_cfg=features, **kwargs)
+        fits = None if find_backbone(backbone).open_blocks else checkpoint_filter_fn  # resamples position embeddings
+        return build_model_with_cfg(
+            build, network, pretrained, feature_cfg=features, pretrained_filter_fn=fits, **kwargs
+        )
 
     create.__name__, create.__module__ = name, __name__
     create.__doc__ = f"{backbone} with {mechanism} in every stage; keyword arguments are the mechanism's options."
     return create
 
 
-def build_named(
-    backbone: str,
-    mechanism: str,
-    num_classes: int = 1000,
-    in_chans: int = 3,
-    drop_path_rate: float = 0.0,
-    **options: Any,
-) -> nn.Module:
-    """`create_model` with timm's words."""
-    if drop_path_rate:
-        options["drop_path"] = drop_path_rate
-    model = create_model(backbone, mechanism, num_classes=max(1, num_classes), in_chans=in_chans, **options)
-    if not num_classes:
-        model.reset_classifier(0)  # pyright: ignore[reportCallIssue]  # every backbone has timm's methods
-    return model
+default_cfgs: dict[str, Any] = {}
 
 
-_NAMES = names()
-default_cfgs = generate_default_cfgs({name: default_config(backbone) for name, (backbone, _) in _NAMES.items()})
-for _name, (_backbone, _mechanism) in _NAMES.items():
-    globals()[_name] = register_model(entrypoint(_name, _backbone, _mechanism))
+def announce() -> None:
+    """Registers the names that are not yet: all of them at first, and then a mechanism's of the user's own."""
+    known = backbones()
+    for network, (backbone, mechanism) in names().items():
+        if network in default_cfgs:
+            continue
+        for name in dict.fromkeys((network, network.replace(*ALIASED))):
+            default_cfgs.update(generate_default_cfgs({name: default_config(backbone, known[backbone])}))
+            globals()[name] = register_model(entrypoint(name, network, backbone, mechanism))
+
+
+announce()

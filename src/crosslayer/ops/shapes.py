@@ -26,6 +26,12 @@ HeadWeights = Float[Tensor, "batch heads layers"]
 """Attention of one block's query on every stored layer, per head."""
 GrowingWeights = Float[Tensor, "batch heads _"]
 """The same for a series of blocks, each with one layer more than the last."""
+PositionWeight = Float[Tensor, "batch 1 height width"]
+"""One number for each image and position: a logit, a weight of one source in a sum over depth."""
+Heads = Float[Tensor, "batch heads tokens head_channels"]
+"""Queries, keys or values of multi-head attention, or what its heads put out."""
+Scores = Float[Tensor, "batch heads tokens _"]
+"""Every token's scores, before or after the softmax: for all tokens, and for whatever else a row ends with."""
 HeadGate = Float[Tensor, "batch heads"]
 """One gate per head."""
 Kernel = Float[Tensor, "channels 1 rows columns"]
@@ -34,5 +40,5 @@ InputMap = Float[Tensor, "batch in_channels in_height in_width"]
 """What a block or a stage is given; its output may have other channels and a smaller map."""
 ReadMap = Float[Tensor, "batch read_channels in_height in_width"]
 """What a block's first convolution sees."""
-Taps = tuple[Float[Tensor, "batch _ _ _"], ...]
-"""A block's inner activations, the residual branch last."""
+Inner = tuple[Float[Tensor, "batch _ _ _"], ...]
+"""A block's inner activations."""

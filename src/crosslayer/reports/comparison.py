@@ -5,7 +5,9 @@ from rich.table import Table
 
 from crosslayer.errors import UsageError
 from crosslayer.training.run_directory import RunDirectory
-from crosslayer.training.scores import SCORES
+from crosslayer.training.task import SCORES
+
+_NEEDED = ("mechanism", "parameters_m", "epochs", "images_per_second", "wall_seconds")
 
 
 def comparison_table(paths: Sequence[str]) -> Table:
@@ -23,21 +25,21 @@ def comparison_table(paths: Sequence[str]) -> Table:
         table.add_column(heading, justify="right")
     for path in paths:
         run = RunDirectory(path)
-        run.read()
-        summary = run.summary()
+        _, recipe, _ = run.read()
+        score = SCORES[recipe.task].metric
+        summary = run.summary(*_NEEDED, f"last.{score}", f"best.{score}")
         if summary is None:
             raise UsageError(f"run {path} is not finished; go on with: crosslayer train --resume {path}")
-        table.add_row(path, *cells(summary))
+        table.add_row(path, *cells(summary, score))
     return table
 
 
-def cells(summary: dict[str, Any]) -> list[str]:
+def cells(summary: dict[str, Any], score: str) -> list[str]:
     """A summary's numbers as the table prints them."""
-    score = SCORES[summary.get("task", "classification")].figure
     return [
         summary["mechanism"],
         f"{summary['parameters_m']:.3f}",
-        f"{summary['macs_g']:.4f}" if "macs_g" in summary else "–",
+        f"{summary['macs_g']:.4f}" if summary.get("macs_g") is not None else "–",
         str(summary["epochs"]),
         f"{summary['last'][score]:.2f}",
         f"{summary['best'][score]:.2f}",

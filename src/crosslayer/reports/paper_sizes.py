@@ -8,7 +8,7 @@ from rich.table import Table
 from crosslayer.models import create_model
 from crosslayer.models.factory import image_size_of
 from crosslayer.models.profile import Part, total_of
-from crosslayer.reports.paper_tables import TABLES, UNIT, PaperRow
+from crosslayer.reports.paper import TABLES, UNIT, PaperRow
 
 
 class Measured(NamedTuple):

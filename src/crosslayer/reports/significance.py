@@ -28,6 +28,18 @@ class Difference(NamedTuple):
         )
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjustment of several tests' p, so that one of them errs at the level all have together.
+
+    The i-th smallest of n (from 1) is multiplied with n - i + 1, is no smaller than the ones before it, and at most 1.
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
 def welch(first: Sequence[float], second: Sequence[float]) -> Difference | None:
     """Welch's test of two groups of independent runs; none where a group has one seed, or neither has any spread."""
     if min(len(first), len(second)) < ENOUGH or np.ptp(first) == np.ptp(second) == 0:

@@ -1,26 +1,21 @@
-"""How long runs will take and how much memory they need: by finished runs, or by a measured step."""
+"""How long runs will take and how much memory they need: by finished runs, or counted."""
 
 import statistics
-import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from crosslayer.benchmark.configuration import Configuration
-from crosslayer.benchmark.limits import synchronise
-from crosslayer.benchmark.memory import saved_for_backward, unique_bytes
-from crosslayer.benchmark.workload import TrainingStep
+from crosslayer.benchmark.configuration import Precision
+from crosslayer.benchmark.cost import BACKWARD, OPTIMIZER, Traffic
+from crosslayer.benchmark.limits import Limits, measure_limits
+from crosslayer.benchmark.memory import count_saved
 from crosslayer.reproduce.plan import Planned
 from crosslayer.reproduce.published_data import SIZES
 from crosslayer.reproduce.results import Finished
-from crosslayer.training.networks import build_model
+from crosslayer.training.learner import build_model
 from crosslayer.training.recipe import Recipe
-
-FEW = 32
-"""Images that a measured step has at most on a CPU, where a whole batch can take minutes."""
-STEPS = 2
-"""Steps that are timed, after one that is not."""
 
 
 class Estimate(NamedTuple):
@@ -28,15 +23,16 @@ class Estimate(NamedTuple):
 
     seconds: float | None
     memory: float | None
-    """Bytes of weights, momentum, a batch, and what a training step keeps for its gradients."""
+    """Bytes of weights, gradients, momentum, a batch, and what a training step keeps for its gradients."""
     source: str
 
 
-class Probe(NamedTuple):
-    """A measured training step."""
+class Count(NamedTuple):
+    """What one training step computes, moves and keeps, counted on a network without memory."""
 
-    seconds_per_image: float
-    memory: float
+    operations: int
+    bytes: int
+    memory: int
 
 
 def kind_of(recipe: Recipe) -> tuple[object, ...]:
@@ -46,7 +42,7 @@ def kind_of(recipe: Recipe) -> tuple[object, ...]:
 
 
 class Estimator:
-    """Estimates runs; every kind of network is measured once.
+    """Estimates runs; every kind of network is counted once, and the device is measured once, for a second.
 
     Args:
         finished: runs of the output folder that are done.
@@ -55,28 +51,37 @@ class Estimator:
 
     def __init__(self, finished: Sequence[Finished], device: torch.device) -> None:
         self.finished, self.device = finished, device
-        self.probes: dict[tuple[object, ...], Probe] = {}
+        self.counts: dict[tuple[object, ...], Count] = {}
+        self.limits: dict[Precision, Limits] = {}
 
     def estimate(self, run: Planned) -> Estimate:
         """One run's; by finished runs of the same kind, where there are any."""
         recipe, data = run.recipe, SIZES.get(run.cell.recipe)
         if data is None or not isinstance(recipe, Recipe):
-            return Estimate(None, None, "this recipe's steps cannot be measured alone")
-        probe = self.probe(recipe, data.classes)
+            return Estimate(None, None, "this recipe's steps cannot be counted alone")
+        counted = self.count(recipe, data.classes)
         if alike := [each for each in self.finished if is_like(each, run.cell.recipe, recipe)]:
             seconds = statistics.median(each.summary["wall_seconds"] / each.summary["steps"] for each in alike)
             per_epoch = max(round(each.summary["steps"] / each.summary["epochs"]) for each in alike)
-            return Estimate(seconds * steps(recipe, per_epoch), probe.memory, "finished runs")
+            return Estimate(seconds * steps(recipe, per_epoch), counted.memory, "finished runs")
         total = steps(recipe, data.train // recipe.batch_size)
-        images = total * recipe.batch_size + recipe.epochs * data.val / 3  # a pass forward is a third of a step
-        return Estimate(images * probe.seconds_per_image, probe.memory, f"a step measured on {self.device}")
+        total += recipe.epochs * data.val / recipe.batch_size / (1 + BACKWARD)  # a pass forward, of test images
+        limits = self.limits_in("fp32" if recipe.precision == "fp32" else "bf16")
+        step = counted.operations / limits.operations_per_second + counted.bytes / limits.bytes_per_second
+        return Estimate(total * step, counted.memory, f"at least: counted, over the rates of {self.device}")
 
-    def probe(self, recipe: Recipe, num_classes: int) -> Probe:
-        """The measured step of a recipe's kind of network."""
+    def count(self, recipe: Recipe, num_classes: int) -> Count:
+        """The counted step of a recipe's kind of network."""
         kind = kind_of(recipe)
-        if kind not in self.probes:
-            self.probes[kind] = measure(recipe, num_classes, self.device)
-        return self.probes[kind]
+        if kind not in self.counts:
+            self.counts[kind] = count_step(recipe, num_classes)
+        return self.counts[kind]
+
+    def limits_in(self, precision: Precision) -> Limits:
+        """What the device can do at most."""
+        if precision not in self.limits:
+            self.limits[precision] = measure_limits(str(self.device), precision)
+        return self.limits[precision]
 
 
 def is_like(finished: Finished, name: str, recipe: Recipe) -> bool:
@@ -90,33 +95,18 @@ def steps(recipe: Recipe, per_epoch: int) -> int:
     return min(recipe.epochs * per_epoch, recipe.max_steps or recipe.epochs * per_epoch)
 
 
-def measure(recipe: Recipe, num_classes: int, device: torch.device) -> Probe:
-    """A few training steps, of few images on a CPU; what they keep is scaled to the recipe's batch."""
-    batch = recipe.batch_size if device.type != "cpu" else min(FEW, recipe.batch_size)
-    step = TrainingStep(build_model(recipe, num_classes), configuration(recipe, batch, num_classes, device))
-    step()
-    synchronise(device)
-    begun = time.perf_counter()
-    for _ in range(STEPS):
-        step()
-    synchronise(device)
-    seconds = (time.perf_counter() - begun) / STEPS / batch
-    saved = (saved_for_backward(step) or 0) * recipe.batch_size / batch
-    return Probe(seconds, unique_bytes(step.resident()) + saved)
-
-
-def configuration(recipe: Recipe, batch: int, num_classes: int, device: torch.device) -> Configuration:
-    """The recipe's step as the benchmark describes one."""
-    return Configuration(
-        backbone=recipe.backbone,
-        mechanism=recipe.mechanism,
-        mode="train",
-        precision="fp32" if recipe.precision == "fp32" else "bf16",
-        compiled="eager",
-        impl="auto",
-        batch_size=batch,
-        image_size=recipe.image_size,
-        num_classes=num_classes,
-        channels_last=recipe.channels_last,
-        device=str(device),
+def count_step(recipe: Recipe, num_classes: int) -> Count:
+    """One pass forward of a batch without memory; the pass backward computes and moves twice as much."""
+    model = build_model(recipe, num_classes).to("meta").train()
+    size = (recipe.batch_size, 3, recipe.image_size, recipe.image_size)
+    images = torch.empty(size, device="meta")
+    weights = list(model.parameters())
+    with count_saved(model) as saved, Traffic() as traffic, FlopCounterMode(display=False) as counter:
+        model(images)
+    update = sum(weight.numel() * weight.element_size() for weight in weights)
+    small = 1 if recipe.precision == "fp32" else 2  # bf16 takes half the bytes
+    return Count(
+        (1 + BACKWARD) * counter.get_total_flops(),
+        (1 + BACKWARD) * traffic.bytes // small + OPTIMIZER * update,
+        3 * update + images.numel() * 4 + sum(saved.values()) // small,
     )

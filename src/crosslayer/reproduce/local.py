@@ -1,6 +1,8 @@
 """Runs on this machine: so many at once, each in a process of its own."""
 
+import functools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from crosslayer.files import write_text
+from crosslayer.processes import end_with_parent
 from crosslayer.reproduce.plan import Planned
 from crosslayer.training.interruption import InterruptedRun, Interruption
 
@@ -88,6 +91,7 @@ def start(run: Planned, slot: int, jobs: int, launch: Sequence[str]) -> Active:
             stderr=subprocess.STDOUT,
             env=os.environ | share_of_machine(slot, jobs),
             start_new_session=True,
+            preexec_fn=functools.partial(end_with_parent, os.getpid(), signal.SIGTERM),  # it saves, then ends
         )
     return Active(run, process, log, time.monotonic())
 
@@ -130,7 +134,8 @@ def ended(active: Active, tell: Tell) -> list[Failure]:
     if active.process.returncode == 0:
         tell(f"  done in {seconds:,.0f} s: {active.run.name}")
         return []
-    reason = last_line(active.log) or f"exit code {active.process.returncode}"
+    code = active.process.returncode
+    reason = f"ended by signal {-code}" if code < 0 else last_line(active.log) or f"exit code {code}"
     tell(f"  failed after {seconds:,.0f} s: {active.run.name}: {reason} (log: {active.log})")
     return [Failure(active.run, reason)]
 

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from crosslayer.reports import paper_accuracy as paper
-from crosslayer.reports.paper_accuracy import Printed
-from crosslayer.reports.paper_tables import TABLE_1, TABLE_2, PaperRow
+from crosslayer.reports import paper
+from crosslayer.reports.paper import TABLE_1, TABLE_2, PaperRow, Printed
 from crosslayer.reproduce.study import Cell, Metric, Study
 
 CIFAR_NAMES = {10: "CIFAR-10", 100: "CIFAR-100"}
@@ -52,9 +51,9 @@ def imagenet_cell(row: PaperRow) -> Cell:
         row.backbone,
         row.mechanism,
         as_words(row.options),
-        (Metric(printed=Printed(top1)), Metric("val/top5", "top-5 (%)", Printed(top5) if top5 else None)),
-        float(row.parameters),
-        float(row.macs) if row.macs else None,
+        metrics=(Metric(printed=Printed(top1)), Metric("val/top5", "top-5 (%)", Printed(top5) if top5 else None)),
+        parameters=float(row.parameters),
+        macs=float(row.macs) if row.macs else None,
     )
 
 
@@ -129,7 +128,7 @@ def cifar100_cell(
     """A network on CIFAR-100."""
     metrics = (Metric(printed=printed),)
     network, backbone = f"ResNet-{depth}, CIFAR-100", f"cifar_resnet{depth}"
-    return Cell(network, variant, "cifar100", backbone, mechanism, options, metrics, parameters)
+    return Cell(network, variant, "cifar100", backbone, mechanism, options, metrics=metrics, parameters=parameters)
 
 
 def figure2() -> Study:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crosslayer.errors import UsageError
-from crosslayer.reproduce import reduction
-from crosslayer.reproduce.choice import chosen_cells
+from crosslayer.mechanisms.registry import unknown_name
+from crosslayer.reproduce import filters
+from crosslayer.reproduce.filters import chosen_cells
 from crosslayer.reproduce.study import Cell, Study
 from crosslayer.training.recipe import TrainingRecipe
 from crosslayer.training.recipes import RECIPES
-from crosslayer.training.run_directory import RECIPE, SUMMARY, parsed, present_fields
+from crosslayer.training.run_directory import SUMMARY, RunDirectory
 
 RUNS = "runs"
 State = Literal["finished", "broken", "absent"]
@@ -38,7 +39,7 @@ class Planned:
     @property
     def changed(self) -> dict[str, tuple[Any, Any]]:
         """What is reduced."""
-        return reduction.changes(self.recipe, self.published)
+        return filters.changes(self.recipe, self.published)
 
     def state(self) -> State:
         """How far it is.
@@ -46,10 +47,11 @@ class Planned:
         Raises:
             UsageError: the folder holds a run of another recipe.
         """
-        if not (self.path / RECIPE).exists():
+        run = RunDirectory(self.path)
+        if not run.holds_run():
             return "absent"
-        stored = present_fields(parsed(self.path / RECIPE, json.loads)["recipe"])
-        ours = json.loads(json.dumps(dataclasses.asdict(self.recipe)))
+        stored = _as_json(type(self.recipe)()) | run.recipe_record().fields()
+        ours = _as_json(self.recipe)
         for name in ours.keys() - {"data"}:
             if stored.get(name) != ours[name]:
                 raise UsageError(
@@ -65,7 +67,7 @@ class Planned:
 
     def fresh_words(self) -> list[str]:
         """The words that train it from the beginning, but for where."""
-        return reduction.train_words(self.cell.recipe, self.recipe, RECIPES[self.cell.recipe]())
+        return filters.train_words(self.cell.recipe, self.recipe, RECIPES[self.cell.recipe]())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Request:
     seeds: tuple[int, ...]
     output: Path
     only: tuple[str, ...] = ()
+    recipe: str | None = None
+    """Trains instead of the study's own."""
     epochs: int | None = None
     data: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
@@ -88,6 +92,8 @@ def plan(request: Request) -> list[Planned]:
         UsageError: a recipe that this version lacks, or settings that cannot be.
     """
     cells = chosen_cells(request.study, request.only)
+    if request.recipe:
+        cells = tuple(_by_recipe(cell, request.recipe) for cell in cells)
     for cell in cells:
         if cell.recipe not in RECIPES:
             raise UsageError(f"{request.study.name} needs the recipe {cell.recipe!r}, which this crosslayer has not")
@@ -95,18 +101,43 @@ def plan(request: Request) -> list[Planned]:
     return [planned(request, cell, seed, data) for cell in cells for seed in request.seeds]
 
 
+def _by_recipe(cell: Cell, name: str) -> Cell:
+    """The cell trained by another recipe, for which the paper prints nothing.
+
+    Raises:
+        UsageError: there is no such recipe, or it is of another task.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"--recipe: {unknown_name('recipe', name, RECIPES)}")
+    if RECIPES[name]().task != RECIPES[cell.recipe]().task:
+        raise UsageError(f"--recipe {name} is for {RECIPES[name]().task}, the study's {cell.recipe} for another task")
+    metrics = tuple(dataclasses.replace(metric, printed=None) for metric in cell.metrics)
+    return dataclasses.replace(cell, recipe=name, network=f"{cell.network}, {name}", metrics=metrics)
+
+
+def _as_json(recipe: TrainingRecipe) -> dict[str, Any]:
+    """Its fields as a record has them."""
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))
+
+
 def planned(request: Request, cell: Cell, seed: int, data: dict[str, str]) -> Planned:
     """A cell with a seed."""
-    published = dataclasses.replace(RECIPES[cell.recipe](), **cell.changes, seed=seed)
+    published = filters.set_fields(RECIPES[cell.recipe](), cell.settings)
+    published = dataclasses.replace(published, **cell.changes, seed=seed)
     if cell.recipe in data:
         published = dataclasses.replace(published, data=data[cell.recipe])
-    recipe = reduction.with_settings(published, request.epochs, request.settings)
+    recipe = filters.with_settings(published, request.epochs, request.settings)
     return Planned(cell, published, recipe, request.output / RUNS / folder_name(request, cell, seed))
 
 
 def folder_name(request: Request, cell: Cell, seed: int) -> str:
     """What distinguishes a run from all others of an output folder; studies share runs that are the same."""
-    words = [*cell.options, *([f"epochs={request.epochs}"] if request.epochs else []), *request.settings]
+    words = [
+        *cell.options,
+        *cell.settings,
+        *([f"epochs={request.epochs}"] if request.epochs else []),
+        *request.settings,
+    ]
     return "-".join([cell.recipe, cell.backbone, cell.mechanism, *map(in_a_name, words), f"seed{seed}"])
 
 

@@ -1,11 +1,11 @@
 """The data sets of the paper, and whether runs were trained on them."""
 
-import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from crosslayer.reproduce.results import Finished
-from crosslayer.training.run_directory import RECIPE, parsed
+from crosslayer.training.recipe import Recipe
+from crosslayer.training.run_directory import RunDirectory
 
 
 class DataSet(NamedTuple):
@@ -19,6 +19,8 @@ class DataSet(NamedTuple):
 SIZES = {
     "cifar10": DataSet(50_000, 10_000, 10),
     "cifar100": DataSet(50_000, 10_000, 100),
+    "cifar10_budget": DataSet(50_000, 10_000, 10),
+    "cifar100_budget": DataSet(50_000, 10_000, 100),
     "imagenet": DataSet(1_281_167, 50_000, 1000),
 }
 
@@ -33,10 +35,11 @@ def differing_data(finished: Finished) -> str:
     known, recipe = SIZES.get(finished.run.cell.recipe), finished.run.recipe
     if known is None:
         return ""
-    classes = len(parsed(finished.run.path / RECIPE, json.loads)["data"]["classes"])
+    classes = len(RunDirectory(finished.run.path).recipe_record().data.classes)
     if classes != known.classes:
         return f"data with {classes} classes (data set: {known.classes})"
-    per_epoch, expected = finished.rows[0]["step"], known.train // recipe.batch_size
+    images = round(known.train * (1 - recipe.val_split)) if isinstance(recipe, Recipe) else known.train
+    per_epoch, expected = finished.rows[0]["step"], images // recipe.batch_size
     if per_epoch != min(expected, recipe.max_steps or expected):
         return f"about {per_epoch * recipe.batch_size:,} training images (data set: {known.train:,})"
     return ""

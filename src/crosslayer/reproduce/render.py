@@ -6,9 +6,8 @@ from typing import Any
 
 from crosslayer.files import write_json, write_text
 from crosslayer.reports.page.contents import STUDY
-from crosslayer.reproduce import answers, reduction, tables
-from crosslayer.reproduce.pictures.all import draw_all
-from crosslayer.reproduce.pictures.attention import draw_study_attention
+from crosslayer.reproduce import attention, filters, significance, tables
+from crosslayer.reproduce.pictures import draw_all
 from crosslayer.reproduce.plan import Planned
 from crosslayer.reproduce.published_data import other_data
 from crosslayer.reproduce.results import Line, lines_of, read_finished
@@ -17,7 +16,7 @@ from crosslayer.reproduce.study import Study
 
 def reduced_by(runs: Sequence[Planned]) -> str:
     """What the runs change of their recipes, and how their data differ from the published, in words; or nothing."""
-    settings = dict.fromkeys(filter(None, (reduction.sentence(run.changed) for run in runs)))
+    settings = dict.fromkeys(filter(None, (filters.sentence(run.changed) for run in runs)))
     return "; ".join([*settings, *other_data(read_finished(runs))])
 
 
@@ -32,25 +31,32 @@ def render(study: Study, runs: Sequence[Planned], output: Path, device: str = "a
     """
     lines, reduced = lines_of(runs), reduced_by(runs)
     pictures = draw_all(study, lines, reduced, output)
-    if study.attention:
-        pictures += draw_study_attention(study, lines, reduced, output, device)
+    looks = attention.read_attention(lines, device) if study.attention else []
+    if looks:
+        pictures.append(output / f"{study.name}-attention.png")
+        attention.draw_looks(looks, reduced, pictures[-1])
+    spread = attention.spread_rows(looks)
     texts = {
-        "md": tables.as_markdown(study, lines, reduced),
+        "md": tables.as_markdown(study, lines, reduced, spread),
         "csv": tables.as_csv(lines, reduced),
         "tex": tables.as_latex(study, lines, reduced),
     }
     for kind, text in texts.items():
         write_text(output / f"{study.name}.{kind}", text)
-    write_json(output / f"{study.name}.{STUDY}", for_page(study, lines, reduced, pictures))
+    write_json(output / f"{study.name}.{STUDY}", for_page(study, lines, reduced, pictures, spread))
     return [*(output / f"{study.name}.{kind}" for kind in texts), *pictures]
 
 
-def for_page(study: Study, lines: Sequence[Line], reduced: str, pictures: Sequence[Path]) -> dict[str, Any]:
+def for_page(
+    study: Study, lines: Sequence[Line], reduced: str, pictures: Sequence[Path], spread: Sequence[tuple[str, ...]]
+) -> dict[str, Any]:
     """The study as `crosslayer report` shows it."""
     shown = [{"caption": study.title, "headings": tables.HEADINGS, "rows": [tables.texts(x, reduced) for x in lines]}]
-    if answered := answers.answer_rows(study, lines):
-        caption = f"Against {study.baseline}"
-        shown.append({"caption": caption, "headings": answers.HEADINGS, "rows": answered})
+    if answered := significance.answer_rows(study, lines):
+        caption = significance.caption(study)
+        shown.append({"caption": caption, "headings": significance.HEADINGS, "rows": answered})
+    if spread:
+        shown.append({"caption": attention.CAPTION, "headings": attention.HEADINGS, "rows": spread})
     return {
         "name": study.name,
         "title": study.title,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from crosslayer.errors import FailedError
 from crosslayer.reproduce.plan import Planned
 from crosslayer.reproduce.study import Cell, Metric
-from crosslayer.training.run_directory import RunDirectory
+from crosslayer.training.run_directory import METRICS, RunDirectory
 
 Verdict = Literal["not run", "within one std", "above", "below"]
 
@@ -35,7 +35,7 @@ class Finished:
         Raises:
             FailedError: the run has no such metric.
         """
-        if metric.key not in row:
+        if row.get(metric.key) is None:
             raise FailedError(f"run {self.run.path} has no metric {metric.key!r}; it has {', '.join(row)}")
         return row[metric.key]
 
@@ -104,15 +104,22 @@ class Line:
         return statistics.fmean(known) if known else None
 
 
+_NEEDED = ("steps", "epochs", "wall_seconds", "parameters_m", "images_per_second")
+"""What is told of every finished run."""
+
+
 def read_finished(runs: Sequence[Planned]) -> list[Finished]:
     """The runs that are done."""
     found: list[Finished] = []
     for run in runs:
         if run.state() == "finished":
             directory = RunDirectory(run.path)
-            summary = directory.summary()
-            assert summary is not None
-            found.append(Finished(run, directory.metrics(), summary))
+            summary, rows = directory.summary(*_NEEDED), directory.metrics()
+            if not rows:
+                raise FailedError(
+                    f"{directory / METRICS} of a finished run is empty or missing; restore it from a copy"
+                )
+            found.append(Finished(run, rows, summary or {}))
     return found
 
 

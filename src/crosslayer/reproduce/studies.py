@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from crosslayer.errors import UsageError
-from crosslayer.mechanisms.interface import unknown_name
+from crosslayer.mechanisms.registry import unknown_name
 from crosslayer.reproduce import paper_studies as paper
+from crosslayer.reproduce.budget_studies import BUDGET
 from crosslayer.reproduce.questions import QUESTIONS
 from crosslayer.reproduce.study import Study
 
@@ -12,7 +13,7 @@ PAPER = (
     *(paper.table1, paper.table2, paper.table3, paper.table4, paper.table5, paper.table6),
     *(paper.figure2, paper.figure4),
 )
-STUDIES: dict[str, Callable[[], Study]] = {build.__name__: build for build in (*PAPER, *QUESTIONS)}
+STUDIES: dict[str, Callable[[], Study]] = {build.__name__: build for build in (*PAPER, *QUESTIONS, *BUDGET)}
 
 
 def find_study(name: str) -> Study:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from crosslayer.reports.paper_accuracy import Printed
+from crosslayer.reports.paper import Printed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Cell:
         backbone: as the recipe takes it.
         mechanism: likewise.
         options: the mechanism's own options as NAME=VALUE.
+        settings: what else this cell changes of the recipe, as NAME=VALUE.
         metrics: what it is judged by; the first is drawn.
         parameters: in 10⁶, as the paper prints it, if it does.
         macs: in 10⁹, likewise.
@@ -43,6 +44,7 @@ class Cell:
     backbone: str
     mechanism: str
     options: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     metrics: tuple[Metric, ...] = (Metric(),)
     parameters: float | None = None
     macs: float | None = None
@@ -63,6 +65,7 @@ class Study:
         text: what is compared and how to read it, as paragraphs.
         cells: the networks.
         baseline: the variant that the others of its network are tested against, in a study that asks a question.
+        pairwise: every two variants of a network are tested against each other.
         attention: whether the cells' attention over layers is drawn.
     """
 
@@ -71,4 +74,5 @@ class Study:
     text: str
     cells: tuple[Cell, ...]
     baseline: str | None = None
+    pairwise: bool = False
     attention: bool = False

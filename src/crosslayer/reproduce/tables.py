@@ -4,8 +4,8 @@ import csv
 import io
 from collections.abc import Sequence
 
-from crosslayer.reports.paper_accuracy import Printed
-from crosslayer.reproduce import answers
+from crosslayer.reports.paper import Printed
+from crosslayer.reproduce import attention, significance
 from crosslayer.reproduce.results import Line, Spread
 from crosslayer.reproduce.study import Study
 
@@ -57,12 +57,16 @@ def counted(ours: float | None, printed: float | None, digits: int) -> str:
     )
 
 
-def as_markdown(study: Study, lines: Sequence[Line], reduced: str) -> str:
-    """A page with the table."""
+def as_markdown(study: Study, lines: Sequence[Line], reduced: str, spread: Sequence[tuple[str, ...]] = ()) -> str:
+    """A page with the tables; `spread` is how attention is spread, in studies that look at it."""
     table = piped([HEADINGS, ("---",) * 3 + ("--:",) * 7 + ("---",), *(texts(line, reduced) for line in lines)])
-    answered = answers.answer_rows(study, lines)
-    against = f"## Against {study.baseline}\n\n{piped([answers.HEADINGS, ('---',) * 7, *answered])}" if answered else ""
-    parts = [f"# {study.title}", f"**{banner(reduced)}**" if reduced else "", study.text, table, NOTE, against]
+    answered = significance.answer_rows(study, lines)
+    parts = [f"# {study.title}", f"**{banner(reduced)}**" if reduced else "", study.text, table, NOTE]
+    if answered:
+        rows = piped([significance.HEADINGS, ("---",) * len(significance.HEADINGS), *answered])
+        parts += [f"## {significance.caption(study)}", rows, significance.NOTE]
+    if spread:
+        parts += [f"## {attention.CAPTION}", piped([attention.HEADINGS, ("---",) * 4, *spread]), attention.NOTE]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -104,6 +108,8 @@ def pair(spread: Spread | Printed | None) -> tuple[float | None, float | None]:
 SPECIAL = {
     **{"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "–": "--", "−": "$-$", "²": "$^2$"},
     **{"⁶": "$^6$", "⁹": "$^9$", "√": r"$\surd$"},
+    **{"$": r"\$", "{": r"\{", "}": r"\}", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"},
+    **{"^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
 }
 
 

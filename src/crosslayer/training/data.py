@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 
+from crosslayer.data.decode import evenly_spaced
 from crosslayer.data.images import Batch, Images, StreamedImages, load_images
 from crosslayer.data.resized_crops import Augmentation, ResizedCrops
 from crosslayer.data.sources import open_source
@@ -15,7 +16,7 @@ from crosslayer.errors import UsageError
 from crosslayer.training.launch import Launch
 from crosslayer.training.recipe import NO_DATA, Recipe
 from crosslayer.training.recipes import DATASETS
-from crosslayer.training.run_directory import DataFacts
+from crosslayer.training.records import DatasetInfo
 
 STATISTICS_SAMPLE = 4096
 """Images, evenly spaced over the training set, that its mean and standard deviation are taken from."""
@@ -44,7 +45,7 @@ def load_data(name: str, recipe: Recipe, launch: Launch, accelerator: Accelerato
         raise UsageError("--loader resident keeps images of one size; --crop resized needs them whole: use auto")
     device, workers = accelerator.device, launch.workers
     with accelerator.main_process_first():
-        source = open_source(recipe.data, DATASETS.get(name))
+        source = open_source(recipe.data, DATASETS.get(name), recipe.val_split)
         val = load_images(source.val, recipe.view(), device, workers, launch.loader, "decoding val")
         view = dataclasses.replace(recipe.view(), size=recipe.image_size)
         if resized:
@@ -61,19 +62,19 @@ def resized_crops(source: Source, recipe: Recipe, device: torch.device, workers:
     return ResizedCrops(source.train, how, device, workers)
 
 
-def data_facts(recipe: Recipe, source: Source, plain: Images) -> DataFacts:
+def dataset_info(recipe: Recipe, source: Source, plain: Images) -> DatasetInfo:
     """Classes and normalisation: the pretrained weights' own, or else the training set's."""
     if recipe.graft:
         from crosslayer.training.grafting import normalisation
 
         if known := normalisation(recipe):
-            return DataFacts(source.classes, *known)
-    return DataFacts(source.classes, *statistics(plain))
+            return DatasetInfo(source.classes, *known)
+    return DatasetInfo(source.classes, *statistics(plain))
 
 
 def statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over a sample."""
-    sample = torch.linspace(0, len(images) - 1, min(STATISTICS_SAMPLE, len(images))).round().long()
+    sample = evenly_spaced(len(images), STATISTICS_SAMPLE)
     total, squares, pixels = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
     for batch in images.batches(sample.split(512)):
         x = batch.pixels.cpu().double() / 255

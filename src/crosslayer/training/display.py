@@ -22,7 +22,7 @@ class Display:
             BarColumn(),
             TaskProgressColumn(),
             TextColumn("{task.fields[state]}"),
-            console=console,
+            console=console.rich,
             disable=not (shown and console.is_terminal),
             transient=True,
         )

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from crosslayer.data.augment import normalise
 from crosslayer.data.images import Images
-from crosslayer.training.processes import over_processes
-from crosslayer.training.run_directory import DataFacts
+from crosslayer.training.launch import over_processes
+from crosslayer.training.records import DatasetInfo
 
 
 class Evaluation(NamedTuple):
@@ -48,17 +48,17 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, images: Images, facts: DataFacts, batch_size: int, accelerator: Accelerator
+    model: nn.Module, images: Images, dataset_info: DatasetInfo, batch_size: int, accelerator: Accelerator
 ) -> Evaluation:
     """Every image of the split once, shared among the processes."""
     model.eval()
-    classes, device = len(facts.classes), accelerator.device
+    classes, device = len(dataset_info.classes), accelerator.device
     confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
     sums = torch.zeros(2, dtype=torch.float64).to(device if device.type != "mps" else "cpu")
     mine = torch.arange(len(images))[accelerator.process_index :: accelerator.num_processes]
     plan = mine.split(batch_size)
     for pixels, labels in images.batches(plan):
-        x = normalise(pixels, facts.mean, facts.std)
+        x = normalise(pixels, dataset_info.mean, dataset_info.std)
         with accelerator.autocast():
             logits = model(filled(x, len(plan[0])))
         logits = logits[: len(labels)].float()

@@ -1,13 +1,11 @@
 """Networks of timm with a mechanism grafted on: all that training asks of `crosslayer.graft`."""
 
-from typing import Any
-
 import timm
 from torch import nn
 
-from crosslayer import graft, param_groups
 from crosslayer.errors import FailedError, UsageError
-from crosslayer.mechanisms.interface import unknown_name
+from crosslayer.mechanisms.registry import unknown_name
+from crosslayer.models import graft
 from crosslayer.training.recipe import Recipe
 from crosslayer.training.weights import load_weights
 
@@ -75,8 +73,3 @@ def normalisation(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]
     """Mean and standard deviation that the backbone's weights were trained with, if it begins with any."""
     config = timm.get_pretrained_cfg(recipe.backbone) if recipe.pretrained or recipe.weights else None
     return (tuple(config.mean), tuple(config.std)) if config else None
-
-
-def groups_of_graft(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """The optimizer's parameter groups, named `backbone` and `graft`."""
-    return param_groups(model, recipe.lr, recipe.graft_lr, recipe.weight_decay)

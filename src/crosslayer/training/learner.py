@@ -1,20 +1,88 @@
-"""What learns: the network, its optimizer, and the moving average of its weights."""
+"""What learns: the network, its optimizer, what is compiled of it, and the moving average of its weights."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from crosslayer.data.chance import MODEL, seeded
-from crosslayer.detection.recipe import DetectionRecipe
+from crosslayer.data.rng import MODEL, seeded
+from crosslayer.errors import UsageError
+from crosslayer.fused import fuse
 from crosslayer.training import checkpoint
-from crosslayer.training.average import Average
-from crosslayer.training.compilation import compile_model
-from crosslayer.training.networks import build_model, placed
-from crosslayer.training.recipe import Recipe, TrainingRecipe
+from crosslayer.training.recipe import TrainingRecipe
+from crosslayer.training.task import task_of
+
+
+@final
+class ModelEma(ModelEmaV3):
+    """Timm's average with its warm-up, which looks for the tensors of both networks once and not at every step.
+
+    To look takes milliseconds where there are hundreds of modules. The network that is followed must stay the same.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, decay, use_warmup=True)
+        self.averages: list[Tensor] = []
+        self.followed: list[Tensor] = []
+        self.copies: list[Tensor] = []
+        self.copied: list[Tensor] = []
+
+    def apply_update_(self, model: nn.Module, decay: float) -> None:
+        """Floating-point tensors move by 1 − `decay` of the way, counters are copied."""
+        if not self.averages:
+            self.find_tensors(model)
+        # Torch has no public names for these; timm calls them too.
+        torch._foreach_lerp_(self.averages, self.followed, weight=1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_copy_(self.copies, self.copied)  # pyright: ignore[reportPrivateImportUsage]
+
+    def find_tensors(self, model: nn.Module) -> None:
+        """Pairs what belongs together."""
+        for ours, theirs in zip(self.module.state_dict().values(), model.state_dict().values(), strict=True):
+            moves = ours.is_floating_point()
+            (self.averages if moves else self.copies).append(ours)
+            (self.followed if moves else self.copied).append(theirs)
+
+
+def check_compilation(recipe: TrainingRecipe, device: torch.device) -> None:
+    """Raises UsageError where the device has no CUDA graphs."""
+    if recipe.compile == "graphs" and device.type != "cuda":
+        raise UsageError(f"--compile graphs needs a CUDA device, and this run is on {device}; use --compile on")
+
+
+def compile_model(model: nn.Module, recipe: TrainingRecipe) -> None:
+    """Compiles a network in place, if the recipe says so; of a detector, the part that is the same for every image.
+
+    Kernels are chosen by rule instead of by timing them, or a resumed run would not continue to the bit.
+    """
+    options: dict[str, str | int | bool | object] = {"deterministic": True}
+    if recipe.compile == "graphs":
+        options["triton.cudagraphs"] = True  # all that torch.compile's mode reduce-overhead is
+    task_of(recipe).compile_model(model, options)
+
+
+def build_model(recipe: TrainingRecipe, num_classes: int, *, begin: bool = False) -> nn.Module:
+    """The recipe's network, or a UsageError that says what is wrong with its name or options.
+
+    Args:
+        recipe: names the backbone, the mechanism and its options.
+        num_classes: outputs of the classifier, or kinds of objects.
+        begin: a run begins with it: pretrained weights are loaded, if the recipe names any.
+    """
+    return task_of(recipe).build_model(recipe, num_classes, begin=begin)
+
+
+def placed(model: nn.Module, recipe: TrainingRecipe, device: torch.device) -> nn.Module:
+    """The network on a device, in the recipe's memory format, fused if the recipe says so."""
+    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    model = model.to(device, memory_format=memory_format)  # pyright: ignore[reportCallIssue]  # torch's stub lacks it
+    if recipe.fused and recipe.channels_last:
+        fuse(model)
+    return model
+
 
 BACKBONE, GRAFT = "backbone", "graft"
 """Names of parameter groups."""
@@ -25,7 +93,7 @@ class Learner(NamedTuple):
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    average: Average | None
+    ema: ModelEma | None
     """Follows the network's weights and statistics, if the recipe says so."""
     graphs: bool = False
     """Whether the network runs as CUDA graphs, which leave outputs and gradients in memory they will write to again."""
@@ -83,9 +151,9 @@ def build_learner(
     if state:
         checkpoint.restore(model, state["raw"] or state["model"], run)
     model = placed(model, recipe, accelerator.device)
-    average = Average(model, recipe.ema) if recipe.ema else None
-    if average and state:
-        checkpoint.restore(average.module, state["model"], run)
+    ema = ModelEma(model, recipe.ema) if recipe.ema else None
+    if ema and state:
+        checkpoint.restore(ema.module, state["model"], run)
     if recipe.compile != "off":
         compile_model(model, recipe)
     optimizer = build_optimizer(model, recipe)
@@ -95,25 +163,24 @@ def build_learner(
             accelerator.scaler.load_state_dict(state["scaler"])
     model, prepared = accelerator.prepare(model, optimizer)
     # Its own optimizer, since accelerate's wrapper looks for a package on the disk at every step.
-    return Learner(model, prepared.optimizer, average, graphs=recipe.compile == "graphs")
+    return Learner(model, prepared.optimizer, ema, graphs=recipe.compile == "graphs")
 
 
 def build_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
     """SGD with momentum or AdamW, over named groups of parameters."""
-    groups = parameter_groups(model, recipe)
+    groups = task_of(recipe).parameter_groups(model, recipe)
+    if not recipe.decay_vectors:
+        groups = [part for group in groups for part in _without_decay_of_vectors(group)]
+    decay = recipe.weight_decay
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
+        return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=decay, fused=True)
+    momentum, nesterov = recipe.momentum, recipe.nesterov
+    return torch.optim.SGD(groups, recipe.lr, momentum, weight_decay=decay, nesterov=nesterov, fused=True)
 
 
-def parameter_groups(model: nn.Module, recipe: TrainingRecipe) -> list[dict[str, Any]]:
-    """The parameters that learn, in groups that each have a rate."""
-    if isinstance(recipe, DetectionRecipe):
-        from crosslayer.detection.groups import groups_of_detector
-
-        return groups_of_detector(model)
-    if isinstance(recipe, Recipe) and recipe.graft:
-        from crosslayer.training.grafting import groups_of_graft
-
-        return groups_of_graft(model, recipe)
-    return [{"params": list(model.parameters()), "name": BACKBONE}]
+def _without_decay_of_vectors(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """A group as one of matrices and kernels and, without weight decay, one of everything smaller."""
+    larger = [parameter for parameter in group["params"] if parameter.ndim > 1]
+    vectors = [parameter for parameter in group["params"] if parameter.ndim < 2]
+    parts = [{**group, "params": larger}, {**group, "params": vectors, "weight_decay": 0.0}]
+    return [part for part in parts if part["params"]]

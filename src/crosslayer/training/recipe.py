@@ -1,12 +1,18 @@
-"""What is trained, and how: one flat, frozen dataclass; every field is a command-line option."""
+"""What is trained and how: one flat, frozen dataclass whose fields are command-line options, and its limits."""
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+import math
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from crosslayer.data.decode import Interpolation, View
 from crosslayer.data.sources import DIGITS
+from crosslayer.errors import UsageError
 from crosslayer.training.mechanism_options import mechanism_options
-from crosslayer.training.validation import check
+
+if TYPE_CHECKING:
+    from crosslayer.training.recipe import Recipe, TrainingRecipe
+
 
 NO_DATA = ""
 """A recipe whose data only the user has."""
@@ -43,6 +49,8 @@ class TrainingRecipe:
     """Passes over the training set."""
     max_steps: int | None = None
     """Stop after this many optimizer steps in all, if sooner."""
+    patience: int | None = None
+    """Stop after this many epochs without a better score on the validation split than before them, if sooner."""
     batch_size: int = 128
     """Images per optimizer step, over all processes."""
     accumulate: int = 1
@@ -57,8 +65,12 @@ class TrainingRecipe:
     """Epochs after which the learning rate is divided by ten."""
     momentum: float = 0.9
     """Momentum of SGD."""
+    nesterov: bool = False
+    """Nesterov's momentum."""
     weight_decay: float = 1e-4
-    """Weight decay, on every parameter."""
+    """Weight decay, on every parameter or, with --no-decay-vectors, on matrices and kernels only."""
+    decay_vectors: bool = True
+    """Weight decay on parameters of one dimension too: biases, and scales of normalisations."""
     ema: float = 0.0
     """Decay of the moving average of the weights, which is then what is evaluated and kept; 0 for none."""
     seed: int = 0
@@ -69,6 +81,8 @@ class TrainingRecipe:
     """Compile the network with torch.compile; `graphs`: and launch its kernels together, as CUDA graphs (GPUs only)."""
     channels_last: bool = True
     """Memory format of maps and kernels; faster almost everywhere."""
+    fused: bool = True
+    """Run what mechanisms do to whole maps in fused ops (crosslayer.fuse), where maps are channels-last."""
 
     @property
     def total_epochs(self) -> int:
@@ -91,7 +105,9 @@ class Recipe(TrainingRecipe):
     pretrained: bool = False
     """Begin with the weights timm knows for the backbone (a download); unused where --weights are given."""
     data: str = DIGITS
-    """`digits`, a folder (torchvision CIFAR, parquet shards or class folders), or hf://OWNER/NAME."""
+    """`digits`, a folder (torchvision CIFAR, parquet shards or class folders), torchvision:NAME, or hf://OWNER/NAME."""
+    val_split: float = 0.0
+    """Share of each class's training images to validate on instead of the validation split; 0 for none."""
     image_size: int = 32
     """Side of the square images in training, in pixels."""
     crop: Literal["pad", "resized"] = "pad"
@@ -114,8 +130,8 @@ class Recipe(TrainingRecipe):
     """α of mixup; 0 for none."""
     cutmix: float = 0.0
     """α of CutMix; 0 for none. With both, each part of a batch gets one or the other."""
-    schedule: Literal["milestones", "cosine"] = "milestones"
-    """How the learning rate falls: in steps, or along a half cosine to zero."""
+    schedule: Literal["milestones", "cosine", "linear"] = "milestones"
+    """How the learning rate falls: in steps, or along a half cosine or a straight line to zero."""
     warmup_epochs: int = 0
     """Epochs of linear warm-up from a hundredth of the learning rate."""
     label_smoothing: float = 0.0
@@ -129,7 +145,138 @@ class Recipe(TrainingRecipe):
         return View(self.eval_size or self.image_size, self.eval_crop, self.interpolation)
 
 
+_RECIPES: dict[TaskName, tuple[str, str]] = {
+    "classification": (__name__, "Recipe"),
+    "detection": ("crosslayer.detection.recipe", "DetectionRecipe"),
+}
+"""Where each task's recipes are."""
+
+
+def recipe_type(task: str) -> type[TrainingRecipe]:
+    """The class of a task's recipes.
+
+    Raises:
+        KeyError: there is no such task.
+    """
+    module, name = _RECIPES[task]  # pyright: ignore[reportArgumentType]  # a name from a file
+    return getattr(import_module(module), name)
+
+
+def recipe_types() -> list[type[TrainingRecipe]]:
+    """Of every task."""
+    return [recipe_type(task) for task in _RECIPES]
+
+
 def differing(ours: TrainingRecipe, theirs: TrainingRecipe) -> list[str]:
     """Names of the fields in which two recipes of one kind differ."""
     names = (field.name for field in dataclasses.fields(ours))
     return [name for name in names if getattr(ours, name) != getattr(theirs, name)]
+
+
+SHARED_LEAST = {
+    "epochs": 1,
+    "max_steps": 1,
+    "patience": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "freeze_epochs": 0,
+    "weight_decay": 0,
+    "seed": 0,
+}
+"""Of fields that all recipes have."""
+LEAST = {"image_size": 1, "eval_size": 1, "pad": 0, "mixup": 0, "cutmix": 0, "warmup_epochs": 0}
+SHARES = ("drop_path", "momentum", "ema", "label_smoothing", "val_split")
+"""Fields in [0, 1)."""
+LARGEST = 2**31 - 1
+"""Of whole numbers."""
+SIDES = ("image_size", "eval_size", "max_size", "jitter", "pad", "multi_scale", "pyramid_channels")
+LONGEST = 2**14
+"""Of these, in pixels or channels."""
+PARTS = ("crop_scale", "eval_crop")
+"""Fields in (0, 1]."""
+
+
+def flag(name: str) -> str:
+    """A field's command-line option."""
+    return "--" + name.replace("_", "-")
+
+
+def check(recipe: "Recipe") -> None:
+    """Raises UsageError for a value outside its range, or values that contradict each other."""
+    check_shared(recipe)
+    check_ranges(recipe)
+    check_schedule(recipe)
+    check_augmentation(recipe)
+    check_graft(recipe)
+
+
+def check_shared(recipe: "TrainingRecipe") -> None:
+    """Every number, on its own, that all recipes have; milestones rise."""
+    check_finite(recipe)
+    for name, least in SHARED_LEAST.items():
+        if (value := getattr(recipe, name)) is not None and value < least:
+            raise UsageError(f"{flag(name)} is {value}; it must be at least {least}")
+    for name in SHARES:
+        if not 0 <= getattr(recipe, name, 0) < 1:
+            raise UsageError(f"{flag(name)} is {getattr(recipe, name)}; it must be in [0, 1)")
+    if recipe.nesterov and not (recipe.optimizer == "sgd" and recipe.momentum):
+        raise UsageError("--nesterov is a form of SGD's momentum: it needs --optimizer sgd and --momentum above 0")
+    for name in ("lr", "graft_lr"):
+        if (value := getattr(recipe, name)) is not None and not value > 0:
+            raise UsageError(f"{flag(name)} is {value}; it must be above 0")
+    if list(recipe.milestones) != sorted(set(recipe.milestones)):
+        raise UsageError(f"--milestones are {recipe.milestones}; they must be rising epochs")
+
+
+def check_finite(recipe: "TrainingRecipe") -> None:
+    """Numbers are finite, and whole ones not beyond what counts and sides of images can be."""
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UsageError(f"{flag(field.name)} is {number}; it must be a finite number")
+            most = LONGEST if field.name in SIDES else LARGEST
+            if isinstance(number, int) and number > most:
+                raise UsageError(f"{flag(field.name)} is {str(number)[:40]}; it must be at most {most:,}")
+
+
+def check_ranges(recipe: "Recipe") -> None:
+    """Every number of a classifier's recipe, on its own."""
+    for name, least in LEAST.items():
+        if (value := getattr(recipe, name)) is not None and value < least:
+            raise UsageError(f"{flag(name)} is {value}; it must be at least {least}")
+    for name in PARTS:
+        if not 0 < getattr(recipe, name) <= 1:
+            raise UsageError(f"{flag(name)} is {getattr(recipe, name)}; it must be in (0, 1]")
+
+
+def check_schedule(recipe: "Recipe") -> None:
+    """A cosine or a line needs room after the warm-up."""
+    if recipe.schedule != "milestones" and recipe.warmup_epochs >= recipe.epochs:
+        raise UsageError(
+            f"--warmup-epochs {recipe.warmup_epochs} leaves nothing of --epochs {recipe.epochs} for --schedule "
+            f"{recipe.schedule}"
+        )
+
+
+def check_augmentation(recipe: "Recipe") -> None:
+    """RandAugment works on single images of any size, so it needs resized crops."""
+    if recipe.rand_augment is None:
+        return
+    if recipe.crop != "resized":
+        raise UsageError("--rand-augment needs --crop resized")
+    from crosslayer.data.resized_crops import rand_augment  # brings timm's augmentations, which most recipes need not
+
+    try:
+        rand_augment(recipe.rand_augment, recipe.image_size)
+    except ValueError as error:
+        raise UsageError(f"--rand-augment: {error}") from error
+
+
+def check_graft(recipe: "Recipe") -> None:
+    """What is said of a graft needs one."""
+    if recipe.graft:
+        return
+    for name in ("pretrained", "weights", "graft_lr", "freeze_epochs", "freeze_norm"):
+        if value := getattr(recipe, name):
+            raise UsageError(f"{flag(name)}{'' if value is True else f' {value}'} needs --graft (a network of timm)")

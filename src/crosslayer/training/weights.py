@@ -1,48 +1,59 @@
 """A backbone's weights from a local file."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+import torch
+from torch import nn
 
+from crosslayer.console import errors
 from crosslayer.errors import UsageError
-from crosslayer.models.released import read_weights, unwrap
-
-State = Mapping[str, Tensor]
+from crosslayer.models.weight_file import State, common_prefix, read_weights, some
 
 
 def load_weights(model: nn.Module, file: str, classifiers: tuple[str, ...]) -> None:
     """Loads a state dict, read without running code from it, into a network.
 
     Tensors are matched by name; where the names are others but number, shapes and order of the tensors are the
-    same, in order. A classifier that the file lacks or has for other classes stays as it is.
+    same, in order. A classifier that the file lacks or has for other classes stays as it is, which a line says.
 
     Args:
         model: a network of timm.
-        file: .pt, .pth or .safetensors; may be wrapped in {"state_dict": …}, and keys may begin with "module.".
+        file: in any format, container and under any prefix that `read_weights` knows.
         classifiers: names of the network's classifiers.
 
     Raises:
         UsageError: the file cannot be read, or is of another network.
     """
     try:
-        given = read_state(file)
-    except (ValueError, SafetensorError) as error:
+        if not Path(file).exists():
+            raise ValueError("there is no such file")
+        given, note = read_weights(file)
+        ours = model.state_dict()
+        given = {common_prefix(list(ours)) + name: value for name, value in given.items()}
+        matched = by_name(given, ours, classifiers) or in_order(given, ours, classifiers)
+        if matched is None:
+            raise ValueError(difference(given, ours, classifiers))
+        check_numbers(matched, ours)
+    except ValueError as error:
         raise UsageError(f"--weights {file}: {error}") from error
-    ours = model.state_dict()
-    matched = by_name(given, ours, classifiers) or in_order(given, ours, classifiers)
-    if matched is None:
-        raise UsageError(f"--weights {file}: {difference(given, ours, classifiers)}")
     model.load_state_dict({**ours, **matched})
+    fresh = sorted(name for name in ours if of_classifier(name, classifiers) and name not in matched)
+    for said in (note, f"the classifier begins anew, the file has none of these classes: {some(fresh)}" * bool(fresh)):
+        if said:
+            errors.print(f"--weights {file}: {said}")
 
 
-def read_state(file: str) -> State:
-    """What the file holds."""
-    if not Path(file).is_file():
-        raise ValueError("there is no such file")
-    return unwrap(load_file(file) if file.endswith(".safetensors") else read_weights(file))
+def check_numbers(matched: State, ours: State) -> None:
+    """Raises ValueError for tensors whose kind of number is another, or that hold NaN or infinity."""
+    for name, value in matched.items():
+        if value.is_floating_point() != ours[name].is_floating_point() or value.is_complex():
+            raise ValueError(f"its {name!r} holds {_type(value)}, not {_type(ours[name])}")
+        if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
+            raise ValueError(f"its {name!r} holds NaN or infinity; the training that wrote it had failed")
+
+
+def _type(value: torch.Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
 
 
 def by_name(given: State, ours: State, classifiers: tuple[str, ...]) -> State | None:

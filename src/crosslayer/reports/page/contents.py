@@ -3,11 +3,14 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from crosslayer.errors import FailedError, UsageError
+from msgspec import Struct
+
+from crosslayer.errors import UsageError
 from crosslayer.training.recipes import RECIPES
-from crosslayer.training.run_directory import ENVIRONMENT, METRICS, RECIPE, SUMMARY, parsed, present_fields
+from crosslayer.training.records import read_record
+from crosslayer.training.run_directory import RECIPE, RunDirectory
 
 STUDY = "study.json"
 """How the files end that `crosslayer reproduce` leaves for the page."""
@@ -42,6 +45,11 @@ class RunFacts:
         return "val/top1" if "val/top1" in names or not names else names[0]
 
     @property
+    def last(self) -> float | None:
+        """That, after the last epoch."""
+        return self.rows[-1].get(self.metric) if self.rows else None
+
+    @property
     def changed(self) -> dict[str, tuple[Any, Any]]:
         """Settings that differ from the recipe's: name → the recipe's value and the run's."""
         if self.recipe_name not in RECIPES:
@@ -54,13 +62,40 @@ class RunFacts:
         }
 
 
+class Table(Struct):
+    """A table of a study, as texts."""
+
+    caption: str
+    headings: list[str]
+    rows: list[list[str]]
+
+
+class StudyRecord(Struct):
+    """What `crosslayer reproduce` leaves of a study for the page."""
+
+    name: str
+    title: str
+    text: str
+    reduced: str
+    note: str
+    tables: list[Table]
+    figures: list[str]
+
+
+class Study(NamedTuple):
+    """A study, and the folder of its pictures."""
+
+    folder: Path
+    record: StudyRecord
+
+
 @dataclasses.dataclass(frozen=True)
 class Contents:
     """A folder's runs and studies."""
 
     folder: Path
     runs: list[RunFacts]
-    studies: list[dict[str, Any]]
+    studies: list[Study]
 
 
 def read_contents(folder: Path) -> Contents:
@@ -71,7 +106,7 @@ def read_contents(folder: Path) -> Contents:
         FailedError: a file of theirs is damaged.
     """
     runs = [read_run(file.parent, folder) for file in sorted(folder.rglob(RECIPE))]
-    studies = [parsed(file, json.loads) | {"folder": str(file.parent)} for file in sorted(folder.rglob(f"*.{STUDY}"))]
+    studies = [Study(file.parent, read_record(file, StudyRecord)) for file in sorted(folder.rglob(f"*.{STUDY}"))]
     if not runs and not studies:
         state = "holds no run and no study" if folder.is_dir() else "does not exist"
         raise UsageError(f"report {folder}: the folder {state}; name the --output of crosslayer reproduce or train")
@@ -84,17 +119,14 @@ def read_run(path: Path, folder: Path) -> RunFacts:
     Raises:
         FailedError: one is damaged, or of another version.
     """
-    stored = parsed(path / RECIPE, json.loads)
-    missing = {"name", "recipe", "data"} - stored.keys()
-    if missing:
-        raise FailedError(f"{path / RECIPE} is of another version of crosslayer: it has no {sorted(missing)[0]!r}")
-    metrics, summary = path / METRICS, path / SUMMARY
+    run = RunDirectory(path)
+    stored = run.recipe_record()
     return RunFacts(
         path.relative_to(folder).as_posix() if path != folder else path.name,
-        stored["name"],
-        present_fields(stored["recipe"]),
-        stored["data"]["classes"],
-        parsed(path / ENVIRONMENT, json.loads) if (path / ENVIRONMENT).exists() else {},
-        parsed(metrics, lambda text: [json.loads(line) for line in text.splitlines()]) if metrics.exists() else [],
-        parsed(summary, json.loads) if summary.exists() else None,
+        stored.name,
+        stored.fields(),
+        list(stored.data.classes),
+        run.environment(),
+        run.metrics(),
+        run.summary(),
     )

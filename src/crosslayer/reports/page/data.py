@@ -51,8 +51,8 @@ def differences(runs: list[RunFacts], groups: list[str]) -> dict[str, str]:
 
 def finished_seeds(runs: list[RunFacts], group: str) -> list[RunFacts]:
     """A group's finished runs, one of each seed: a copy of a run is no second sample."""
-    done = (run for run in runs if run.group == group and run.summary and run.rows)
-    return list({run.recipe["seed"]: run for run in done}.values())
+    done = (run for run in runs if run.group == group and run.summary and run.rows and run.last is not None)
+    return list({run.recipe.get("seed", 0): run for run in done}.values())
 
 
 def comparable(first: RunFacts, second: RunFacts) -> bool:

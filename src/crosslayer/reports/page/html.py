@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from crosslayer.errors import FailedError
-from crosslayer.reports.page.contents import Contents, RunFacts
+from crosslayer.reports.page.contents import Contents, RunFacts, Study
 from crosslayer.reports.page.data import script_data
 
 RUN_HEADINGS = (
@@ -34,14 +33,15 @@ def page(contents: Contents, title: str) -> str:
     )
 
 
-def study_section(study: dict[str, Any]) -> str:
+def study_section(study: Study) -> str:
     """Tables and figures of a study."""
-    text = "".join(f"<p>{html.escape(part)}</p>" for part in study["text"].split("\n\n"))
-    warning = f'<p class="reduced" role="note">{html.escape(study["reduced"])}</p>' if study["reduced"] else ""
-    tables = "".join(table(each["caption"], each["headings"], each["rows"]) for each in study["tables"])
-    figures = "".join(figure(Path(study["folder"]) / name) for name in study["figures"])
-    head = f'<section id="{html.escape(study["name"])}"><h2>{html.escape(study["title"])}</h2>'
-    return f'{head}{warning}{text}{tables}<p class="note">{html.escape(study["note"])}</p>{figures}</section>'
+    folder, told = study
+    text = "".join(f"<p>{html.escape(part)}</p>" for part in told.text.split("\n\n"))
+    warning = f'<p class="reduced" role="note">{html.escape(told.reduced)}</p>' if told.reduced else ""
+    tables = "".join(table(each.caption, each.headings, each.rows) for each in told.tables)
+    figures = "".join(figure(folder / name) for name in told.figures)
+    head = f'<section id="{html.escape(told.name)}"><h2>{html.escape(told.title)}</h2>'
+    return f'{head}{warning}{text}{tables}<p class="note">{html.escape(told.note)}</p>{figures}</section>'
 
 
 def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -60,7 +60,7 @@ def figure(file: Path) -> str:
     Raises:
         FailedError: it is not there.
     """
-    if not file.exists():
+    if not file.is_file():
         raise FailedError(f"picture {file} of a study is missing; render it again with crosslayer reproduce --render")
     encoded = base64.b64encode(file.read_bytes()).decode()
     name = html.escape(file.stem)
@@ -71,10 +71,9 @@ def run_texts(run: RunFacts) -> tuple[str, ...]:
     """A run's cells under `RUN_HEADINGS`."""
     recipe, summary, metric = run.recipe, run.summary or {}, run.metric
     names = (recipe.get("backbone", ""), recipe.get("mechanism", ""), " ".join(recipe.get("options", ())))
-    last = run.rows[-1].get(metric) if run.rows else None
-    best = max((row[metric] for row in run.rows if metric in row), default=None)
+    best = max((row[metric] for row in run.rows if row.get(metric) is not None), default=None)
     numbers = (
-        *((last, ".2f"), (best, ".2f"), (summary.get("parameters_m"), ".3f"), (summary.get("macs_g"), ".4f")),
+        *((run.last, ".2f"), (best, ".2f"), (summary.get("parameters_m"), ".3f"), (summary.get("macs_g"), ".4f")),
         *((summary.get("images_per_second"), ".0f"), (summary.get("wall_seconds"), ".0f")),
     )
     epochs = f"{len(run.rows)} of {recipe.get('epochs', '?')}" + ("" if run.summary else ", unfinished")

@@ -1,0 +1,1 @@
+"""A page that shows what a classifier sees, here or as a Space of the Hugging Face Hub."""

@@ -1,0 +1,1 @@
+"""What the Triton passes share. Only what is imported at the first launch imports Triton."""

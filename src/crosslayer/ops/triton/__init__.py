@@ -1,1 +1,0 @@
-"""Passes over maps for CUDA. Only what is imported at the first launch imports Triton."""

@@ -1,1 +1,0 @@
-"""A study's results as pictures, each readable in grey."""
