@@ -19,8 +19,12 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def private_cache(tmp_path_factory: pytest.TempPathFactory):
-    os.environ["CROSSLAYER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+def private_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config):
+    """Compiled C++, which is named after all that it is made of, is kept from one test run to the next."""
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "native").symlink_to(pytestconfig.rootpath / ".pytest_cache" / "native")
+    (cache / "native").resolve().mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ["CROSSLAYER_CACHE"] = str(cache)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import resource, sys
 import torch
 from crosslayer.allocation import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "keep" else False
-for _ in range(3):
+for _ in range(20):
     torch.ones(12_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosslayer import list_mechanisms
 from crosslayer.benchmark.configuration import Configuration, Plan, groups
 from crosslayer.benchmark.cost import step_cost
 from crosslayer.benchmark.limits import Limits
@@ -16,6 +15,7 @@ from crosslayer.benchmark.networks import build_network
 from crosslayer.benchmark.process import WorkerProcess
 from crosslayer.benchmark.rows import rows_of
 from crosslayer.benchmark.workload import STEPS
+from tests.mechanisms.hosts import RESNET_MECHANISMS
 
 TINY = ("--batch-sizes", 2, "--image-sizes", 8, "--num-classes", 5, "--seconds", 0.05, "--rounds", 1, "--threads", 1)
 KEYS = (
@@ -85,10 +85,10 @@ def test_faults_are_one_sentence(crosslayer, words: tuple[str, ...], sentence: s
 
 
 def test_fused_is_refused_where_it_cannot_run(crosslayer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("crosslayer.ops.native.compiler.obstacle", lambda: "no C++ compiler is installed")
+    monkeypatch.setattr("crosslayer.fused.cpu.compiler.obstacle", lambda: "no C++ compiler is installed")
     code, _, err = crosslayer("bench", "--impls", "fused", "--device", "cpu")
     assert code == 2
-    assert "--impls fused: no C++ compiler is installed" in err
+    assert "--impls fused: no C++ compiler is installed; use plain" in err
 
 
 def test_groups_are_led_by_the_plain_network():
@@ -141,7 +141,7 @@ def test_cost_of_a_known_network():
 
 
 def test_every_mechanism_has_a_cost_in_inference():
-    for name in list_mechanisms():
+    for name in RESNET_MECHANISMS:
         assert step_cost(build_network("cifar_resnet20", name, 5), configuration(modes=("infer",))).operations > 0
 
 

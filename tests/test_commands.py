@@ -72,6 +72,47 @@ def test_predict_names_a_bad_file(crosslayer, runs: dict[str, Path], tmp_path: P
     assert "text.png cannot be decoded as an image" in err
 
 
+def test_predict_looks_at_folders(crosslayer, runs: dict[str, Path], image_tree: Path, tmp_path: Path):
+    shutil.copytree(image_tree / "val", tmp_path / "b")
+    shutil.copy(image_tree / "val" / "dark" / "0.png", tmp_path / "b" / "A.PNG")
+    for other in ("notes.txt", "bright/table.csv", ".hidden.png"):
+        (tmp_path / "b" / other).write_text("no image")
+    single = image_tree / "val" / "dark" / "1.png"
+    code, out, err = crosslayer("predict", runs["se"], single, tmp_path / "b", "--device", "cpu")
+    assert code == 0, err
+    below = ["A.PNG", "bright/0.png", "bright/1.png", "bright/2.png", "dark/0.png", "dark/1.png", "dark/2.png"]
+    files = [str(single), *(str(tmp_path / "b" / name) for name in below)]
+    assert [line for line in out.splitlines() if not line.startswith(" ")] == files
+    assert f"{tmp_path / 'b'}: skipped 3 entries that are no images" in err
+    (tmp_path / "empty").mkdir()
+    code, out, err = crosslayer("predict", runs["se"], tmp_path / "empty")
+    assert (code, out) == (2, "")
+    assert f"there is no image file below {tmp_path / 'empty'}" in err
+
+
+def test_predict_as_json(crosslayer, runs: dict[str, Path], image_tree: Path):
+    words = ("predict", runs["se"], image_tree / "val", "--device", "cpu")
+    lines = crosslayer(*words)[1].splitlines()
+    code, out, err = crosslayer(*words, "--json")
+    assert code == 0, err
+    content = json.loads(out)
+    assert content["run"] == str(runs["se"])
+    assert content["step"] == json.loads((runs["se"] / "summary.json").read_text())["steps"]
+    said = []
+    for image in content["images"]:
+        said += [image["file"], *(f"  {100 * c['probability']:6.2f} %  {c['class']}" for c in image["classes"])]
+    assert said == lines == err.splitlines()
+    code, out, _ = crosslayer("predict", runs["se"], "absent.png", "--json")
+    assert (code, out) == (2, "")
+
+
+def test_evaluate_as_json(crosslayer, runs: dict[str, Path], tmp_path: Path):
+    code, out, err = crosslayer("evaluate", runs["se"], "--output", tmp_path, "--json")
+    assert code == 0, err
+    assert json.loads(out) == json.loads((tmp_path / "evaluation.json").read_text())
+    assert "top-1" in err
+
+
 def test_attention_of_one_run(crosslayer, runs: dict[str, Path], tmp_path: Path):
     code, _, err = crosslayer("attention", runs["dla_l"], "--output", tmp_path / "drawn")
     assert code == 0, err
@@ -183,6 +224,19 @@ def test_list(crosslayer):
     assert code == 0
     for name in ("dla_l", "dianet", "cifar_resnet164", "cifar100", "context=per_sample"):
         assert name in out
+
+
+def test_list_papers(crosslayer, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    code, out, _ = crosslayer("list", "--papers")
+    assert code == 0
+    for word in ("attnres", "2603.15031", "dla_l", "2406.13392", "yes", "2*c + 1"):
+        assert word in out
+    assert "cifar_resnet164" not in out
+    (row,) = [line for line in out.splitlines() if "2603.15031" in line]  # where nothing wraps, as in a pipe
+    assert len(row.split("│")) == 12
+    monkeypatch.setenv("COLUMNS", "100")
+    assert max(map(len, crosslayer("list", "--papers")[1].split("Parameters are")[0].splitlines())) <= 100
 
 
 @pytest.mark.parametrize("command", COMMANDS)

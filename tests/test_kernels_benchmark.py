@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crosslayer.ops import selection
+from crosslayer.fused import support
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "kernels.py"
 LAUNCHED = {
@@ -17,8 +17,8 @@ LAUNCHED = {
 }
 
 
-@pytest.mark.skipif(not selection.HAS_TRITON, reason="triton is not installed")
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.skipif(not support.HAS_TRITON, reason="triton is not installed")
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.exhaustive)])
 def test_every_kernel_compiles_for_hopper_without_spilling(dtype: str, tmp_path: Path):
     words = [sys.executable, SCRIPT, "--dtype", dtype]
     environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}

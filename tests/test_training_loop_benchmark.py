@@ -21,7 +21,7 @@ def test_both_networks_in_the_loop_and_alone(capsys: pytest.CaptureFixture[str])
     network, nothing = map(json.loads, capsys.readouterr().out.splitlines())
     assert (network["network"], nothing["network"]) == ("cifar_resnet20 + dla_l", "nothing")
     assert min(network["loop_ms"], network["step_ms"], nothing["loop_ms"], nothing["step_ms"]) > 0
-    assert network.keys() == {"network", "loop_ms", "step_ms", "beside_ms", "spread"}
+    assert network.keys() == {"network", "loop_ms", "step_ms", "beside_ms", "first_ms", "spread"}
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,38 @@ def test_torchvision_folder(torchvision_root: Path):
     assert len(open_source(str(torchvision_root)).classes) == 100
 
 
+def test_what_lies_beside_a_download_changes_nothing(torchvision_root: Path):
+    mark = open_source(str(torchvision_root), "CIFAR100").train.fingerprint
+    (torchvision_root / "gone").symlink_to(torchvision_root / "nowhere")
+    (torchvision_root / "cifar-100-python" / "gone").symlink_to("nowhere")
+    write(torchvision_root / "cifar-100-python" / ".DS_Store", b"x")
+    write(torchvision_root / "train" / "a" / "b.png", png(1))
+    assert open_source(str(torchvision_root), "CIFAR100").train.fingerprint == mark
+    write(torchvision_root / "cifar-100-python" / "train", (torchvision_root / "cifar-100-python/train").read_bytes())
+    assert open_source(str(torchvision_root), "CIFAR100").train.fingerprint != mark
+
+
+def test_a_folder_that_only_a_system_wrote_to_is_downloaded_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(self):
+        raise OSError("no network")
+
+    write(tmp_path / ".DS_Store", b"x")
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", refuse)
+    with pytest.raises(FailedError, match=r"could not download CIFAR10 into it \(no network\)"):
+        open_source(str(tmp_path), dataset="CIFAR10")
+    with pytest.raises(UsageError, match="the folder is empty"):
+        open_source(str(tmp_path))
+    assert (tmp_path / ".DS_Store").exists()
+
+
+@pytest.mark.parametrize("data", ["~nobody-of-this-name/x", "caf\udce9", "[/x] :dog:", "two\nlines"])
+def test_a_folder_of_any_name_is_told_in_one_line(data: str):
+    with pytest.raises(UsageError) as told:
+        open_source(data)
+    assert "\n" not in str(told.value)
+    str(told.value).encode()
+
+
 def test_damaged_torchvision_folder_is_named(tmp_path: Path):
     (tmp_path / "cifar-10-batches-py").mkdir()
     with pytest.raises(FailedError, match="CIFAR10 there is incomplete or damaged"):
@@ -170,7 +202,7 @@ def test_real_photos(imagenette: Path):
         ),
         (lambda root: tree(root, {"train/a/x.txt": b"", "val/a/x.png": png(0)}), UsageError, "no image in its class"),
         (lambda root: write(root / "train-0.parquet", b"PAR1").parent, UsageError, "no shard named validation"),
-        (lambda root: tree(root, {"train.parquet": b"PAR1", "test.parquet": b"PAR1"}), FailedError, "not a readable"),
+        (lambda root: tree(root, {"train.parquet": b"PAR1", "test.parquet": b"PAR1"}), UsageError, "not a readable"),
     ],
 )
 def test_unusable_data_is_told(tmp_path: Path, make, error: type[Exception], message: str):
@@ -181,7 +213,7 @@ def test_unusable_data_is_told(tmp_path: Path, make, error: type[Exception], mes
 def test_labels_outside_the_classes_are_named(tmp_path: Path):
     write_shard(tmp_path / "train.parquet", [0, 5, -1], ["cat", "dog"])
     write_shard(tmp_path / "test.parquet", [0], ["cat", "dog"])
-    with pytest.raises(FailedError, match=r"row 1 \(1.png\) has label 5, outside the 2 classes 0 to 1 \(2 such"):
+    with pytest.raises(UsageError, match=r"row 1 \(1.png\) has label 5, outside the 2 classes 0 to 1 \(2 such"):
         open_source(str(tmp_path))
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crosslayer.data.augment import Draws, crop_and_flip, draw, normalise
-from crosslayer.data.chance import seed_device, seeded
 from crosslayer.data.decode import View, cache_file, decode_all
 from crosslayer.data.images import Batch, ResidentImages, StreamedImages
+from crosslayer.data.rng import seed_device, seeded
 from crosslayer.data.sources import open_source
 from crosslayer.data.stream import Shares, TrainingStream
 from crosslayer.data.training_images import PadCrops

@@ -85,41 +85,47 @@ def test_masks(one_image: Write):
 @pytest.mark.parametrize(
     ("annotation", "message"),
     [
-        ({"image_id": 6}, r"annotation 1 has image_id 6, and no image of that id is listed"),
-        ({"category_id": 8}, r"annotation 1 has category_id 8, and no category of that id is listed"),
-        ({"bbox": [1, 2, 3]}, r"annotation 0 of image 5 has bbox \[1, 2, 3\]"),
+        ({"image_id": 6}, r"annotation number 1 in the list has image_id 6, and no image of that id is listed"),
+        (
+            {"category_id": 8},
+            r"annotation number 1 in the list has category_id 8, and no category of that id is listed",
+        ),
+        ({"bbox": [1, 2, 3]}, r"annotation number 1 in the list \(image 5\) has bbox \[1, 2, 3\]"),
         ({"bbox": [1, 2, 3, "4"]}, r"it is \[left, top, width, height\] in pixels"),
         ({"bbox": [1, 2, float("nan"), 4]}, "has bbox"),
-        ({}, "annotation 1 of image 5 has no segmentation; train faster_rcnn"),
+        ({}, r"annotation number 1 in the list \(image 5\) has no segmentation; train faster_rcnn"),
     ],
 )
 def test_faulty_annotations_are_named(one_image: Write, annotation: dict, message: str):
-    with pytest.raises(FailedError, match=message):
+    with pytest.raises(UsageError, match=message):
         read_annotations(*one_image(annotation), masks=True)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": [{"id": 5, "file_name": "b.png", "width": 4, "height": 3}]}, "list b.png, which is not in"),
-        ({"images": [{"id": 5, "file_name": "a.png", "width": 4}]}, "image 5 has height None, no whole number"),
-        ({"images": [{"id": "x", "file_name": "a.png", "width": 4, "height": 3}]}, "image x has id 'x'"),
-        ({"images": [{"id": 5, "file_name": "a.png", "width": 4, "height": 3}] * 2}, "share|two entries"),
+        (
+            {"images": [{"id": 5, "file_name": "b.png", "width": 4, "height": 3}]},
+            r"list b.png \(image 5\), which is not",
+        ),
+        ({"images": [{"id": 5, "file_name": "a.png", "width": 4}]}, "image 5 is 4×30 pixels large, and its picture"),
+        ({"images": [{"id": "x", "file_name": "a.png", "width": 4, "height": 3}]}, "image 'x' has id 'x'; it is a who"),
+        ({"images": [{"id": 5, "file_name": "a.png", "width": 4, "height": 3}] * 2}, "2 entries have the image id 5"),
         ({"images": []}, "no images or no categories"),
         ({"categories": 3}, "have no list 'categories'"),
-        ({"annotations": [3]}, "an entry of 'annotations' is no object"),
+        ({"annotations": [3]}, "entry 1 of 'annotations' is no object"),
     ],
 )
 def test_faulty_files_are_named(one_image: Write, changes: dict, message: str):
-    with pytest.raises(FailedError, match=message):
+    with pytest.raises(UsageError, match=message):
         read_annotations(*one_image(**changes), masks=False)
 
 
 def test_files_that_are_no_annotations(tmp_path: Path):
-    with pytest.raises(FailedError, match=r"none.json cannot be read: No such file"):
+    with pytest.raises(UsageError, match=r"none.json cannot be read: No such file"):
         read_annotations(tmp_path / "none.json", tmp_path, masks=False)
     (tmp_path / "text.json").write_text("{'a'")
-    with pytest.raises(FailedError, match="are no JSON"):
+    with pytest.raises(UsageError, match="are no JSON"):
         read_annotations(tmp_path / "text.json", tmp_path, masks=False)
 
 

@@ -141,6 +141,12 @@ def test_predict(crosslayer, run: Path, coco_set: Path, tmp_path: Path):
     assert "%" in out
     for file in files:
         assert (tmp_path / f"{file.stem}.png").read_bytes().startswith(b"\x89PNG")
+    code, as_json, err = crosslayer("predict", run, *files, *words, "--threshold", 0.0, "--json")
+    assert code == 0
+    assert err == out
+    images = json.loads(as_json)["images"]
+    assert [image["file"] for image in images] == [str(file) for file in files]
+    assert sum(len(image["objects"]) for image in images) == sum("%" in line for line in out.splitlines())
     code, out, _ = crosslayer("predict", run, files[0], *words, "--threshold", 1)
     assert code == 0
     assert "nothing with a score of at least 1" in out
@@ -189,18 +195,26 @@ def test_bad_options_are_one_sentence(crosslayer, coco_set: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_is_no_image_stops_the_run_with_its_name(crosslayer, coco_set, tmp_path: Path, workers: int):
+def test_an_image_that_is_damaged_stops_the_run_with_its_name(crosslayer, coco_set, tmp_path: Path, workers: int):
+    """In its turn where only its pixels are; before the run begins, where it is no image or absent."""
     data = tmp_path / "data"
     shutil.copytree(coco_set, data)
-    (data / "train2017" / "004.png").write_bytes(b"broken")
+    picture = data / "train2017" / "004.png"
+    picture.write_bytes(picture.read_bytes()[:200])
     words = ("--data", data, "--output", tmp_path / "run", *LIGHT, "--workers", workers, "--epochs", 3)
     code, _, err = crosslayer("train", "coco_faster", *words)
     assert code == 1
     assert "train2017/004.png cannot be decoded as an image" in err
-    (data / "train2017" / "004.png").unlink()
-    code, _, err = crosslayer("train", "coco_faster", *words[:3], tmp_path / "other", *words[4:])
-    assert code == 1
-    assert "list 004.png, which is not in" in err
+    picture.write_bytes(b"broken")
+    words = (*words[:3], tmp_path / "other", *words[4:])
+    code, _, err = crosslayer("train", "coco_faster", *words)
+    assert code == 2
+    assert "train2017/004.png cannot be decoded as an image" in err
+    picture.unlink()
+    code, _, err = crosslayer("train", "coco_faster", *words)
+    assert code == 2
+    assert "list 004.png (image 128), which is not in" in err
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_papers_schedule():
@@ -227,6 +241,7 @@ def test_settings_are_checked_in_python_too():
         DetectionRecipe(pyramid_channels=0)
 
 
+@pytest.mark.exhaustive
 def test_two_processes_equal_one_that_accumulates(crosslayer, coco_set: Path, tmp_path: Path):
     """Weights agree within rounding; every image of the validation split is found in once."""
     options = ("--max-steps", 1, "--drop-path", 0.2)

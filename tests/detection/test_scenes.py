@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosslayer.data.chance import generator
+from crosslayer.data.rng import generator
 from crosslayer.data.stream import Shares, TrainingStream
 from crosslayer.detection.coco import Annotations
 from crosslayer.detection.scenes import Augmentation, Scene, TrainingScenes

@@ -35,7 +35,7 @@ def literal_base_image(mechanism: DLABase, outputs: list[Tensor]) -> list[Tensor
         keys = [k * gate(mechanism, k, context) for k in keys]
         values = [v * gate(mechanism, v.mean((2, 3)), context)[..., None, None] for v in values]
         projection = mechanism.projections[t]
-        query, key = projection.query_key(y)
+        query, key = projection.query(y), projection.key(y)
         keys.append(key)
         values.append(projection.value(x))
         d = mechanism.head_channels
@@ -59,7 +59,7 @@ def literal_light(mechanism: DLALight, outputs: list[Tensor], shortcuts: list[Te
         if mechanism.stage_kernel is not None:
             carried = carried + F.conv2d(s, mechanism.stage_kernel, padding=1, groups=s.shape[1])
         projection = mechanism.projections[t]
-        query, key = projection.query_key(y)
+        query, key = projection.query(y), projection.key(y)
         d = mechanism.head_channels
         product = (query * key).reshape(len(x), -1, d).sum(2) / d**0.5
         own = torch.sigmoid(product).repeat_interleave(d, 1)[..., None, None] * projection.value(x)

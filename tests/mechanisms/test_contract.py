@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import re
 
 import pytest
 import torch
@@ -10,12 +9,15 @@ from torch import Tensor, nn
 
 from crosslayer import create_model, graft, list_mechanisms
 from crosslayer.mechanisms import Mechanism, StageShape, lookup
-from crosslayer.models.finished_states import finished_states
+from crosslayer.mechanisms.depth_pass import capture_states
+from crosslayer.mechanisms.interface import overrides
+from crosslayer.models.blocks import Stage
 from crosslayer.models.grafted_stage import GraftedStage
-from crosslayer.models.stage import Stage
-from tests.mechanisms.hosts import CLASSES, HOSTS, pairs
+from tests.mechanisms.hosts import CLASSES, HOSTS, RESNET_MECHANISMS, compiled_pairs, grafted_pairs, pairs
 
 every_mechanism = pytest.mark.parametrize("mechanism", list_mechanisms())
+every_mechanism_of_resnets = pytest.mark.parametrize("mechanism", RESNET_MECHANISMS)
+every_compiled_pair = pytest.mark.parametrize(("host", "mechanism"), compiled_pairs())
 every_pair = pytest.mark.parametrize(("host", "mechanism"), pairs())
 
 
@@ -78,23 +80,14 @@ def test_mechanism_parameters_matter(host: str, mechanism: str):
         own = [(name, p) for name, p in model.named_parameters() if ".mechanism." in name or ".scales." in name]
         idle = {name for name, p in own if p.grad is None or not p.grad.any()}
         still = idle if seed == 0 else still & idle
-    assert not {name for name in still if not has_nothing_to_act_on(host, name)}
-
-
-def has_nothing_to_act_on(host: str, name: str) -> bool:
-    """Parameters that belong to a stage's first block as to every other, and cannot matter there.
-
-    One layer's softmax is 1 whatever its query, so blocks with nothing to look back at learn no query in the B forms
-    (tokens forget at every fourth block). A closed block that changes the shape has no shortcut to carry on. A DeiT's
-    classifier reads the class token alone, which what the last block's mechanism does to the map cannot reach any more;
-    the last block but one has, since the window's beginning, only the last one to read its key.
-    """
-    lonely = (".projections.0.query.weight", ".projections.4.query.weight")
-    return (
-        name.endswith(lonely)
-        or (HOSTS[host].grafted and name.endswith(".lambdas.0"))
-        or (host == "deit" and re.search(r"\.5\b|\.projections\.4\.key", name) is not None)
-    )
+    unused: set[str] = set()
+    for path, stage in model_of(host, mechanism).named_modules():
+        if isinstance(stage, GraftedStage | Stage):
+            keeps = stage.walk.keeps_shape if isinstance(stage, GraftedStage) else ()
+            alone = [t for t, shortcut in enumerate(keeps) if not shortcut]
+            names = stage.mechanism.unused_parameters(unread=HOSTS[host].unread, no_shortcut=alone)
+            unused |= {f"{path}.mechanism.{name}" for name in names}
+    assert not {name for name in still - unused if not name.endswith(tuple(f".scales.{t}" for t in HOSTS[host].unread))}
 
 
 @every_pair
@@ -149,7 +142,7 @@ def test_state_is_passed_not_kept(host: str, mechanism: str):
     assert all(not isinstance(value, Tensor) for module in own for value in vars(module).values())
 
 
-@pytest.mark.parametrize(("host", "mechanism"), [pair for pair in pairs() if HOSTS[pair[0]].grafted])
+@pytest.mark.parametrize(("host", "mechanism"), grafted_pairs())
 def test_graft_starts_as_identity_and_adds_what_it_says(host: str, mechanism: str):
     plain = warmed(host, "none")
     x = HOSTS[host].images(2)
@@ -162,20 +155,21 @@ def test_graft_starts_as_identity_and_adds_what_it_says(host: str, mechanism: st
     stages = [module for module in grafted.modules() if isinstance(module, GraftedStage)]
     for index, stage in enumerate(stages):
         depth, last = len(stage), index == len(stages) - 1
-        shape = StageShape(index, depth, stage.channels, (stage.channels,), last, layout=layout)
+        shape = StageShape(index, depth, stage.channels, last=last, layout=layout)
         alone = registration.mechanism(shape, registration.config())
-        own += count(alone) + stage.channels * sum(alone.acts_on(t) for t in range(depth))
+        scaled = not alone.starts_as_identity or overrides(alone, "read") or overrides(alone, "join")
+        own += count(alone) + stage.channels * sum(alone.acts_on(t) for t in range(depth)) * scaled
     assert count(grafted) == count(plain) + own
 
 
-@every_mechanism
+@every_mechanism_of_resnets
 def test_parameters_are_those_of_the_backbone_and_of_its_stages(mechanism: str):
     plain = create_model("cifar_resnet20", "none", num_classes=10)
     model = create_model("cifar_resnet20", mechanism, num_classes=10)
     registration = lookup(mechanism)
     config = registration.config()
     own = [
-        registration.mechanism(StageShape(i, 2, c, (c // 4, c // 4, c), last=i == 2, small_images=True), config)
+        registration.mechanism(StageShape(i, 2, c, (c // 4, c // 4), last=i == 2, small_images=True), config)
         for i, c in enumerate((64, 128, 256))
     ]
     read = sum(own[0].extra_in * stage.blocks[0].conv1.out_channels * len(stage.blocks) for stage in plain.stages)
@@ -188,20 +182,22 @@ def test_parameters_are_those_of_the_backbone_and_of_its_stages(mechanism: str):
     assert count(model) == count(plain) + sum(count(m) for m in own) + read + head + replaced
 
 
-@every_mechanism
+@every_mechanism_of_resnets
 def test_attention_rows_sum_to_one_over_earlier_blocks(mechanism: str):
     model = create_model("cifar_resnet29", mechanism, num_classes=2).eval()
-    with finished_states(model) as finished:
+    with capture_states() as captured:
         model(torch.randn(2, 3, 16, 16))
-    own, state = finished[0]
+    own, state = captured[0]
     attention = own.attention(state)
     if attention is None:
         assert not mechanism.startswith(("dla_", "mrla_"))
         return
     assert attention.shape[0] == 2
-    assert attention.shape[2:] == (3, 3)
+    rows, columns = attention.shape[2:]
+    assert rows == 2 + (mechanism != "delta_attnres"), "its first block has nothing to look back at"
+    assert columns - rows == (mechanism in ("attnres", "delta_attnres", "denseformer")), "the stage's input"
+    assert not attention.triu(1 + columns - rows).any()
     torch.testing.assert_close(attention.sum(3), torch.ones_like(attention[..., 0]))
-    assert not attention.triu(1).any()
     assert (attention >= 0).all()
 
 
@@ -219,7 +215,7 @@ def count(module: torch.nn.Module) -> int:
 
 
 @pytest.mark.compiled
-@every_pair
+@every_compiled_pair
 def test_compiles_as_one_graph(host: str, mechanism: str):
     """In training, where there is more to trace; evaluation is what is exported."""
     model, x = model_of(host, mechanism), HOSTS[host].images(3)
@@ -232,7 +228,7 @@ def test_compiles_as_one_graph(host: str, mechanism: str):
 
 
 @pytest.mark.compiled
-@every_pair
+@every_compiled_pair
 def test_exports_with_any_batch_size(host: str, mechanism: str):
     model, x = warmed(host, mechanism), HOSTS[host].images(4)
     exported = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from crosslayer import create_model
 from crosslayer.mechanisms import StageShape, configure, lookup
-from crosslayer.ops import KnownPool
 from tests.mechanisms.literal_dla import literal_base, literal_light
 
 CELLS = ["released", "paper", "dia"]
@@ -27,7 +26,7 @@ def merged(mechanism, outputs: list[Tensor], shortcuts: list[Tensor]) -> list[Te
     state = mechanism.start(outputs[0], None)
     results = []
     for t, (x, s) in enumerate(zip(outputs, shortcuts, strict=True)):
-        result, state = mechanism.merge(t, KnownPool(x), s, state)
+        result, state = mechanism.merge(t, x, s, state)
         results.append(result)
     return results
 
@@ -104,9 +103,9 @@ def test_raw_values_are_never_rewritten():
     state = mechanism.start(outputs[0], None)
     first = None
     for t, x in enumerate(outputs):
-        _, state = mechanism.merge(t, KnownPool(x), x, state)
-        first = state.values[0].of.clone() if first is None else first
-        assert torch.equal(state.values[0].of, first)
+        _, state = mechanism.merge(t, x, x, state)
+        first = state.values[0].clone() if first is None else first
+        assert torch.equal(state.values[0], first)
 
 
 @pytest.mark.mistyped

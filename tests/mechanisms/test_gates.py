@@ -12,7 +12,6 @@ from crosslayer.mechanisms import Mechanism, StageShape, configure, lookup
 from crosslayer.mechanisms.a2 import DoubleAttentionBlock
 from crosslayer.mechanisms.aa import AugmentedConvolution, by_place, resized
 from crosslayer.mechanisms.nl import NonLocalBlock
-from crosslayer.ops import KnownPool
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -28,7 +27,7 @@ def randomised(module: nn.Module) -> nn.Module:
 
 
 def built(name: str, index: int = 1, *, last: bool = False, small: bool = False, **options: object) -> Mechanism[None]:
-    shape = StageShape(index, 2, 32, (8, 8, 32), last, small)
+    shape = StageShape(index, 2, 32, (8, 8), last, small)
     return lookup(name).mechanism(shape, configure(name, options))
 
 
@@ -49,7 +48,7 @@ def normalised(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
 def test_cbam_is_its_equations():
     mechanism = randomised(built("cbam", reduction=4))
     u = numbers(2, 32, 5, 7)
-    out, _ = mechanism.gate(0, (u,), None)
+    out, _ = mechanism.gate(0, u, None)
     gates = mechanism.gates[0]
     fc1, fc2, conv, norm = gates.channel.fc1, gates.channel.fc2, gates.spatial.conv.conv, gates.spatial.conv.bn
     for image, made in zip(u, out, strict=True):
@@ -66,14 +65,14 @@ def test_cbam_starts_as_released():
     """The spatial gate is one half everywhere."""
     mechanism = built("cbam").eval()
     u = numbers(2, 32, 4, 4).float()
-    assert_close(mechanism.gate(0, (u,), None)[0], mechanism.gates[0].channel(u) / 2)
+    assert_close(mechanism.gate(0, u, None)[0], mechanism.gates[0].channel(u) / 2)
     assert mechanism.gates[0].spatial.conv.bn.momentum == 0.01
 
 
 def test_gc_is_its_equation():
     mechanism = randomised(built("gc", reduction=4))
     u = numbers(2, 32, 5, 3)
-    out, _ = mechanism.gate(1, (u,), None)
+    out, _ = mechanism.gate(1, u, None)
     block = mechanism.contexts[1]
     transform = block.mlp_add
     for image, made in zip(u.flatten(2), out.flatten(2), strict=True):
@@ -189,8 +188,8 @@ def test_nl_acts_before_the_last_block():
     mechanism = built("nl", 2)
     nn.init.ones_(mechanism.block.norm.weight)
     x = numbers(2, 32, 4, 4).float()
-    assert not torch.equal(mechanism.merge(0, KnownPool(x), x, None)[0], x)
-    assert torch.equal(mechanism.merge(1, KnownPool(x), x, None)[0], x)
+    assert not torch.equal(mechanism.merge(0, x, x, None)[0], x)
+    assert torch.equal(mechanism.merge(1, x, x, None)[0], x)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from crosslayer import create_model, list_mechanisms
 from crosslayer.mechanisms import Mechanism, StageShape, configure, register
-from crosslayer.mechanisms.interface import _REGISTRY, lookup
-from crosslayer.ops import KnownPool
+from crosslayer.mechanisms.registry import _REGISTRY, lookup
 
 
 class Seen(NamedTuple):
@@ -18,7 +17,7 @@ class Seen(NamedTuple):
 
 
 class EveryHook(Mechanism[Seen]):
-    """Reads two more channels, gates, merges, and hands three channels to the classifier."""
+    """Reads two more channels, looks inside, gates, merges, and hands three channels to the classifier."""
 
     extra_in = 2
     extra_out = 3
@@ -28,26 +27,30 @@ class EveryHook(Mechanism[Seen]):
         self.shape = shape
         self.scale = nn.Parameter(torch.ones(shape.channels, 1, 1))
 
-    def start(self, x: Tensor, carry: Tensor | None) -> Seen:
-        return Seen(["start"], x.new_zeros(len(x), 3, 1, 1) if carry is None else carry.mean((2, 3), keepdim=True))
+    def start(self, x: Tensor, carry: dict[str, list[Tensor]] | None) -> Seen:
+        assert (carry is None) == (self.shape.index == 0)
+        before = x.new_zeros(len(x), 3, 1, 1) if carry is None else carry["any nest"][0]
+        return Seen(["start"], before.mean((2, 3), keepdim=True))
 
-    def read(self, t: int, x: Tensor, state: Seen) -> Tensor:
-        return torch.cat([x, x[:, :2]], 1)
+    def read(self, t: int, x: Tensor, state: Seen) -> tuple[Tensor, Seen]:
+        return torch.cat([x, x[:, :2]], 1), Seen([*state.blocks, f"read {t}"], state.carried)
 
-    def gate(self, t: int, taps: tuple[Tensor, ...], state: Seen) -> tuple[Tensor, Seen]:
-        assert tuple(tap.shape[1] for tap in taps) == self.shape.tap_channels
-        return taps[-1] * self.scale, Seen([*state.blocks, f"gate {t}"], state.carried)
+    def inside(self, t: int, inner: tuple[Tensor, ...], state: Seen) -> Seen:
+        assert tuple(tap.shape[1] for tap in inner) == self.shape.inner_channels
+        return Seen([*state.blocks, f"inside {t}"], state.carried)
 
-    def merge(self, t: int, out: KnownPool, shortcut: Tensor, state: Seen) -> tuple[Tensor, Seen]:
-        assert out.of.shape == shortcut.shape
-        carried = state.carried + out.of[:, :3].mean((2, 3), keepdim=True)
-        return out.of, Seen(
-            [*state.blocks, f"merge {t}"], carried.expand(-1, -1, *out.of.shape[2:]).mean((2, 3), keepdim=True)
-        )
+    def gate(self, t: int, branch: Tensor, state: Seen) -> tuple[Tensor, Seen]:
+        return branch * self.scale, Seen([*state.blocks, f"gate {t}"], state.carried)
 
-    def finish(self, state: Seen) -> Tensor:
-        assert state.blocks == ["start", "gate 0", "merge 0", "gate 1", "merge 1"]
-        return state.carried.expand(-1, -1, 4, 4) if self.shape.index == 2 else state.carried
+    def merge(self, t: int, out: Tensor, shortcut: Tensor, state: Seen) -> tuple[Tensor, Seen]:
+        assert out.shape == shortcut.shape
+        carried = state.carried + out[:, :3].mean((2, 3), keepdim=True)
+        return out, Seen([*state.blocks, f"merge {t}"], carried)
+
+    def finish(self, state: Seen) -> Any:
+        calls = [f"{hook} {t}" for t in range(2) for hook in ("read", "inside", "gate", "merge")]
+        assert state.blocks == ["start", *calls]
+        return state.carried.expand(-1, -1, 4, 4) if self.shape.last else {"any nest": [state.carried]}
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from crosslayer import create_model, list_mechanisms
+from crosslayer import create_model
 from crosslayer.models.profile import profile_model
+from crosslayer.reports.paper import TABLE_1, TABLE_2, UNIT, PaperRow
 from crosslayer.reports.paper_sizes import measure, prints_as
-from crosslayer.reports.paper_tables import TABLE_1, TABLE_2, UNIT, PaperRow
+from tests.mechanisms.hosts import RESNET_MECHANISMS
 
 # Why these differ: docs/parameters.md
 DIFFERENT = {
@@ -55,6 +56,27 @@ def test_sizes_of_the_paper(row: PaperRow):
     assert prints_as(count / 1e6, row.original), f"{count} parameters, its own paper prints {row.original}"
 
 
+@pytest.mark.parametrize(
+    ("backbone", "classes", "published"),
+    [
+        ("cifar_resnet20", 100, 258637),
+        ("cifar_resnet29", 100, 356691),
+        ("cifar_resnet56", 100, 650853),
+        ("cifar_resnet110", 100, 1239177),
+        ("resnet50", 1000, 25859078),
+        ("resnet101", 1000, 45082309),
+    ],
+)
+def test_sizes_of_kcla(backbone: str, classes: int, published: int):
+    """As released; without what the released models store in vain, only the frozen parameters are missing."""
+    with torch.device("meta"):
+        plain = create_model(backbone, "kcla", num_classes=classes)
+        released = create_model(backbone, "kcla", num_classes=classes, released_parameters=True)
+    assert sum(p.numel() for p in released.parameters()) == published
+    learned = {name: p.shape for name, p in released.named_parameters() if p.requires_grad}
+    assert learned == {name: p.shape for name, p in plain.named_parameters()}
+
+
 @pytest.mark.parametrize("row", [row for row in TABLE_2 if row.macs], ids=name_of)
 def test_multiply_accumulates_of_the_paper(row: PaperRow):
     depth = int(row.backbone.removeprefix("resnet"))
@@ -70,7 +92,7 @@ def test_profile_adds_up():
     assert classifier.macs == 256 * 10
 
 
-@pytest.mark.parametrize("mechanism", list_mechanisms())
+@pytest.mark.parametrize("mechanism", RESNET_MECHANISMS)
 def test_every_mechanism_is_profiled_and_left_as_it_was(mechanism: str):
     model = create_model("cifar_resnet20", mechanism, num_classes=10)
     model.fc.bias.requires_grad_(False)

@@ -1,6 +1,7 @@
 """Loading authors' checkpoints: every layout that was released, made here from this project's own models."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +18,13 @@ LAYOUTS = {
     "mrla_l": ("layer{s1}.{t}.", "layer{s1}.{t}.mrla", ""),
     "mrla_b": ("stages.{s0}.{t}.", "stages.{s0}.{t}.mrla", ""),
     "dianet": ("layer{s1}.ModuleList.{t}.", "", "layer{s1}.lstm."),
+    "kcla": ("stages.{s0}.{t}.", "stages.{s0}.{t}.kcla", ""),
     "dla_b": ("stages.{s0}.layers.{t}.", "stages.{s0}.attention.{t}.layer_attention", "stages.{s0}.lstm."),
     "dla_l": ("stages.{s0}.layers.{t}.", "stages.{s0}.attention.{t}.layer_attention", "stages.{s0}.lstm."),
 }
+
+OPTIONS: dict[str, dict[str, Any]] = {"kcla": {"released_parameters": True}}
+"""What a mechanism needs in order to have all of the released keys."""
 
 
 def as_released(model: ResNet, mechanism: str) -> dict[str, Tensor]:
@@ -41,6 +46,11 @@ def as_released(model: ResNet, mechanism: str) -> dict[str, Tensor]:
             (r"mechanism\.projections\.(\d+)\.key\.(weight)", attention + inner(mechanism) + ".Wk.{tail}"),
             (r"mechanism\.projections\.(\d+)\.value\.(weight)", attention + inner(mechanism) + ".Wv.{tail}"),
             (r"mechanism\.lambdas\.(\d+)()", attention + ".lambda_t"),
+            (r"mechanism\.divisors\.(\d+)()", attention + ".norm_d"),
+            (r"mechanism\.transitions\.(\d+)\.projection\.(weight)", attention + ".adjust_channel.{tail}"),
+            (r"mechanism\.transitions\.(\d+)\.norm\.(.+)", attention + ".u_bn.{tail}"),
+            (r"mechanism\.transitions\.(\d+)\.key\.(weight)", attention + ".u_Wk.{tail}"),
+            (r"mechanism\.mixers\.(\d+)()", attention + ".head_att.weight"),
             (r"mechanism\.branches\.(\d+)\.0\.(.+)", normalisation(attention)),
             (r"mechanism\.cell\.of_input()\.(.+)", cell + "w_ih.0.seq.{tail}"),
             (r"mechanism\.cell\.of_hidden()\.(.+)", cell + "w_hh.0.seq.{tail}"),
@@ -49,19 +59,29 @@ def as_released(model: ResNet, mechanism: str) -> dict[str, Tensor]:
         for pattern, target in rules:
             if found := re.fullmatch(pattern, rest):
                 name = target.format(s0=stage, s1=stage + 1, t=found[1], tail=found[2])
-                released[name] = value[:, None, None] if "lambda_t" in name else value
+                released[name] = in_their_shape(name, value)
                 break
         else:
             raise AssertionError(key)
     return released
 
 
+def in_their_shape(name: str, value: Tensor) -> Tensor:
+    if name.endswith("norm_d"):
+        return value.reshape(1, -1, 1, 1, 1)
+    return value[:, None, None] if "lambda_t" in name else value
+
+
 def inner(mechanism: str) -> str:
+    if mechanism == "kcla":
+        return ""
     return ".layer_attention" if mechanism.startswith("dla") else ".mrla"
 
 
 def normalisation(attention: str) -> str:
     prefix, _, name = attention.rpartition(".")
+    if name == "kcla":
+        return f"{attention}.bn_attention.{{tail}}"
     return f"{prefix}.bn_{name}.{{tail}}"
 
 
@@ -77,7 +97,7 @@ def made(mechanism: str, backbone: str = "cifar_resnet29", classes: int = 7, **o
 @pytest.mark.parametrize("mechanism", LAYOUTS)
 @pytest.mark.parametrize("backbone", ["cifar_resnet29", "cifar_resnet32_basic"])
 def test_rebuilt_from_the_checkpoint_alone(mechanism: str, backbone: str):
-    model = made(mechanism, backbone)
+    model = made(mechanism, backbone, **OPTIONS.get(mechanism, {}))
     again = load_released(as_released(model, mechanism)).eval()
     x = torch.randn(2, 3, 16, 16)
     assert torch.equal(again(x), model(x))
@@ -89,6 +109,7 @@ def test_rebuilt_from_the_checkpoint_alone(mechanism: str, backbone: str):
         ("se", {"reduction": 8}),
         ("dianet", {"reduction": 2}),
         ("dianet", {"cell": "released"}),
+        ("kcla", {"released_parameters": True, "head_channels": 8}),
         ("dla_b", {"reduction": 16}),
         ("dla_l", {"reduction": 2, "stage_convolution": False}),
     ],

@@ -1,7 +1,7 @@
 import pytest
 from scipy import stats
 
-from crosslayer.reports.significance import welch
+from crosslayer.reports.significance import holm, welch
 
 
 def test_welch_by_hand():
@@ -19,3 +19,10 @@ def test_welch_by_hand():
 def test_too_few_seeds_or_no_spread():
     assert welch([1.0], [1.0, 2.0]) is None
     assert welch([1.0, 1.0], [2.0, 2.0]) is None
+
+
+def test_holm_by_hand():
+    """Of 4 tests: 4 × .005, 3 × .01, 2 × .03, then .04, which may not be below .06."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []

@@ -9,13 +9,12 @@ import torch
 
 from crosslayer.errors import UsageError
 from crosslayer.models import create_model
-from crosslayer.reports.paper_tables import TABLE_1
-from crosslayer.reproduce.choice import chosen_cells, chosen_seeds
-from crosslayer.reproduce.estimate import Estimator
-from crosslayer.reproduce.reduction import scaled, set_fields, train_words
+from crosslayer.reports.paper import TABLE_1
+from crosslayer.reproduce.estimate import Estimator, count_step
+from crosslayer.reproduce.filters import chosen_cells, chosen_seeds, scaled, set_fields, train_words
 from crosslayer.reproduce.results import read_finished
 from crosslayer.reproduce.studies import STUDIES, find_study
-from crosslayer.training.networks import build_model
+from crosslayer.training.learner import build_model
 from crosslayer.training.recipes import RECIPES
 from tests.reproduce.made import finish, planned
 
@@ -188,11 +187,32 @@ def test_estimates_come_from_finished_runs_first(tmp_path: Path):
     known, other = estimator.estimate(runs[1]), estimator.estimate(runs[2])
     assert known.source == "finished runs"
     assert known.seconds == pytest.approx(180 * 30)
-    assert other.source == "a step measured on cpu"
+    assert other.source == "at least: counted, over the rates of cpu"
     assert other.seconds is not None
     assert other.seconds > 0
     assert other.memory is not None
     assert other.memory > 1e6
+
+
+@pytest.mark.compiled  # shape checks are counted as the network's own work
+def test_a_step_is_counted_as_it_is_published_and_kept():
+    """ResNet-50 has 4.09 billion multiply-accumulates an image at 224², and its training step is three passes."""
+    recipe = dataclasses.replace(RECIPES["imagenet"](), mechanism="none", batch_size=4)
+    counted = count_step(recipe, 1000)
+    assert counted.operations / (3 * 2 * 4) == pytest.approx(4.09e9, rel=0.01)
+    model = build_model(recipe, 1000).train()
+    kept: dict[int, int] = {parameter.untyped_storage().data_ptr(): 0 for parameter in model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes())
+        return tensor
+
+    images = torch.randn(4, 3, 224, 224)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = model(images)
+    weights = 4 * sum(parameter.numel() for parameter in model.parameters())
+    assert counted.memory == pytest.approx(3 * weights + images.nbytes + sum(kept.values()), rel=0.01)
+    assert logits.requires_grad
 
 
 def test_dry_run_lists_without_writing(crosslayer, tmp_path: Path):

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from crosslayer.training.compilation import check_compilation
-from crosslayer.training.learner import Learner
+from crosslayer.training.learner import Learner, check_compilation
 from crosslayer.training.recipe import Recipe
 from crosslayer.training.run_directory import RunDirectory
 from tests.conftest import QUICK

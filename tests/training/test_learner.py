@@ -9,7 +9,9 @@ from accelerate import Accelerator
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
+from crosslayer.errors import UsageError
 from crosslayer.training import classification
+from crosslayer.training import learner as learner_module
 from crosslayer.training.checkpoint import load_checkpoint, path_of
 from crosslayer.training.learner import BACKBONE, GRAFT, Learner, build_learner
 from crosslayer.training.recipe import Recipe
@@ -73,7 +75,7 @@ def test_adamw(tmp_path: Path):
     (group,) = learner.optimizer.param_groups
     assert isinstance(learner.optimizer, torch.optim.AdamW)
     assert (group["weight_decay"], group["name"]) == (0.05, BACKBONE)
-    assert learner.average is None
+    assert learner.ema is None
 
 
 def test_the_average_is_what_is_measured_and_kept(crosslayer, image_tree: Path, tmp_path: Path, monkeypatch):
@@ -110,3 +112,22 @@ def test_the_average_is_what_is_measured_and_kept(crosslayer, image_tree: Path, 
     assert not torch.equal(kept["raw"]["fc.weight"], kept["model"]["fc.weight"])
     monkeypatch.undo()
     assert torch.equal(load_trained(run, device="cpu").model.state_dict()["fc.weight"], kept["model"]["fc.weight"])
+
+
+def test_vectors_may_be_left_without_decay():
+    recipe = Recipe(mechanism="dla_l", backbone="cifar_resnet20", nesterov=True, weight_decay=0.5, decay_vectors=False)
+    model = learner_module.build_model(recipe, 10)
+    optimizer = learner_module.build_optimizer(model, recipe)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert {group["name"] for group in optimizer.param_groups} == {BACKBONE}
+    assert all(group["nesterov"] for group in optimizer.param_groups)
+    assert len(decay) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        assert decay[id(parameter)] == (0.5 if parameter.ndim > 1 else 0), name
+
+
+def test_nesterov_is_a_form_of_momentum():
+    with pytest.raises(UsageError, match="--momentum above 0"):
+        Recipe(nesterov=True, momentum=0.0)
+    with pytest.raises(UsageError, match="--optimizer sgd"):
+        Recipe(nesterov=True, optimizer="adamw")

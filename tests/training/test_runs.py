@@ -282,7 +282,7 @@ def test_full_disk_is_told_and_loses_nothing(image_tree: Path, tmp_path: Path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "cannot write" in done.stderr
-    assert "step-00000002.pt" in done.stderr
+    assert "step-00000002.safetensors" in done.stderr
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 

@@ -19,6 +19,12 @@ def test_cosine_falls_to_zero_after_the_warm_up():
     assert factors == pytest.approx([0.01, 0.505, 1, 0.5, last, 0], abs=1e-12)
 
 
+def test_a_line_falls_to_zero_after_the_warm_up():
+    recipe = Recipe(schedule="linear", epochs=6, warmup_epochs=2, lr=0.4)
+    factors = [rate_factor(recipe, step, steps_per_epoch=10) for step in (0, 10, 20, 40, 59, 60)]
+    assert factors == pytest.approx([0.01, 0.505, 1, 0.5, 1 / 40, 0], abs=1e-12)
+
+
 def test_final_step():
     assert final_step(Recipe(epochs=3), 10) == 30
     assert final_step(Recipe(epochs=3, max_steps=7), 10) == 7

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from crosslayer.data import images
 from crosslayer.training.launch import Launch
 from crosslayer.training.recipe import Recipe
-from crosslayer.training.sitting import Sitting, prepare
-from crosslayer.training.step import training_step
+from crosslayer.training.train_state import TrainState, prepare
+from crosslayer.training.trainer import training_step
 
 SMALL: dict[str, Any] = {"image_size": 16, "pad": 2, "batch_size": 64, "backbone": "cifar_resnet20", "epochs": 1}
 WAYS: dict[str, dict[str, Any]] = {
@@ -54,37 +54,39 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A run about to begin, whose images come in groups of three steps."""
     monkeypatch.setattr(images, "TOGETHER_BYTES", 3 * 64 * 3 * 16 * 16)
 
-    def prepared(way: dict[str, Any], device: str) -> Sitting:
-        launch = Launch(output=str(tmp_path / "run"), overwrite=True, device=device, workers=0)
-        sitting = prepare("digits", Recipe(**(SMALL | way)), launch)
-        sitting.learner.start_epoch(keep_statistics=False)
-        return sitting
+    number = itertools.count()
+
+    def prepared(way: dict[str, Any], device: str) -> TrainState:
+        launch = Launch(output=str(tmp_path / f"run{next(number)}"), device=device, workers=0)
+        state = prepare("digits", Recipe(**(SMALL | way)), launch)
+        state.learner.start_epoch(keep_statistics=False)
+        return state
 
     return prepared
 
 
-def steps(sitting: Sitting, count: int) -> None:
+def steps(state: TrainState, count: int) -> None:
     """Steps of the epoch under way, as the loop takes them between two looks."""
-    progress = sitting.progress
-    for parts in itertools.islice(sitting.stream.epoch(0, progress.step_in_epoch), count):
-        training_step(sitting, parts)
+    progress = state.progress
+    for parts in itertools.islice(state.stream.epoch(0, progress.step_in_epoch), count):
+        training_step(state, parts)
         progress.step += 1
         progress.step_in_epoch += 1
 
 
 @pytest.mark.parametrize("way", ["plain", "mixed", "parts", "average", "mrla_b", "dla_b"])
 def test_no_step_asks_for_a_number(prepared, way: str):
-    sitting = prepared(WAYS[way] | {"batch_size": 8}, "cpu")
+    state = prepared(WAYS[way] | {"batch_size": 8}, "cpu")
     with Asked() as asked:
-        steps(sitting, 2)
+        steps(state, 2)
         assert not asked.names
         torch.ones(1).item()
     assert asked.names == ["aten::_local_scalar_dense"]
 
 
-def trained(sitting: Sitting) -> list[torch.Tensor]:
-    steps(sitting, 3)
-    return [parameter.detach().clone() for parameter in sitting.learner.model.parameters()]
+def trained(state: TrainState) -> list[torch.Tensor]:
+    steps(state, 3)
+    return [parameter.detach().clone() for parameter in state.learner.model.parameters()]
 
 
 def test_gradients_outside_the_memory_of_graphs_add_up_the_same(prepared):
@@ -109,16 +111,16 @@ def test_a_scaled_loss_trains_the_same(prepared, optimizer: str):
 
 
 def test_an_infinite_gradient_changes_no_weight(prepared):
-    sitting = prepared({"batch_size": 8}, "cpu")
-    before = [parameter.detach().clone() for parameter in sitting.learner.model.parameters()]
-    sitting.learner.model.get_parameter("fc.bias").register_hook(lambda gradient: gradient / 0)
-    sitting.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    state = prepared({"batch_size": 8}, "cpu")
+    before = [parameter.detach().clone() for parameter in state.learner.model.parameters()]
+    state.learner.model.get_parameter("fc.bias").register_hook(lambda gradient: gradient / 0)
+    state.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     try:
-        steps(sitting, 1)
-        assert sitting.accelerator.scaler.get_scale() == 2.0**9
+        steps(state, 1)
+        assert state.accelerator.scaler.get_scale() == 2.0**9
     finally:
-        sitting.accelerator.scaler = None
-    assert all(map(torch.equal, sitting.learner.model.parameters(), before))
+        state.accelerator.scaler = None
+    assert all(map(torch.equal, state.learner.model.parameters(), before))
 
 
 @pytest.mark.cuda
@@ -127,10 +129,10 @@ def test_an_infinite_gradient_changes_no_weight(prepared):
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_no_step_waits_for_the_gpu(prepared, way: dict[str, Any]):
     """The first steps may: they compile, record, and send constants; then come several groups of images."""
-    sitting = prepared(way, "cuda")
-    steps(sitting, 5)
+    state = prepared(way, "cuda")
+    steps(state, 5)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        steps(sitting, 10)
+        steps(state, 10)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -71,7 +71,7 @@ def test_saving_within_an_epoch(crosslayer, image_tree: Path, tmp_path: Path, wh
 def test_a_cosine_is_not_extended(crosslayer, whole: Path):
     code, _, err = crosslayer("train", "--resume", whole, "--epochs", 3)
     assert code == 2
-    assert "falls along a cosine over --epochs 2 and cannot be given others" in err
+    assert "has a rate that falls to zero over --epochs 2 and cannot be given others" in err
     assert err.count("\n") == 1
 
 
