@@ -1,10 +1,10 @@
-# make setup | demo | test | test-slow | lint | format | clean
+# make setup | demo | test | test-all | test-faults | test-slow | lint | format | docs | clean
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 SHAPES := --jaxtyping-packages=crosslayer.mechanisms,crosslayer.models,crosslayer.data,beartype.beartype
 
-.PHONY: setup demo test test-slow lint format clean
+.PHONY: setup demo test test-all test-exhaustive test-faults test-slow lint format docs clean
 
 setup: .venv/ready
 
@@ -26,10 +26,21 @@ demo: setup
 
 # Two passes: shapes are checked at run time in the first, which would break the full graphs of the second.
 test: setup
-	$(BIN)/pytest -n 2 -m 'not compiled and not mistyped and not slow' $(SHAPES)
-	$(BIN)/pytest -n 2 -m '(compiled or mistyped) and not slow'
+	$(BIN)/pytest -n 2 -m 'not compiled and not mistyped and not slow and not exhaustive and not faults' $(SHAPES)
+	$(BIN)/pytest -n 2 -m '(compiled or mistyped) and not slow and not exhaustive and not faults'
 
-# Whole trainings of minutes each, one at a time.
+# The rest of the products that `make test` takes a part of.
+test-exhaustive: setup
+	$(BIN)/pytest -n 2 -m 'exhaustive and not compiled and not mistyped and not slow' $(SHAPES)
+	$(BIN)/pytest -n 2 -m 'exhaustive and (compiled or mistyped) and not slow'
+
+# Kills, failing writes, damaged files, odd options: docs/reliability.md.
+test-faults: setup
+	$(BIN)/pytest -n 2 -m faults
+
+test-all: test test-exhaustive test-faults test-slow
+
+# Whole trainings of minutes each, and a walk over every network of timm, one at a time.
 test-slow: setup
 	$(BIN)/pytest -m slow
 
@@ -42,5 +53,9 @@ format: setup
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+# The site, into site/; a link or a name that leads nowhere is an error.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv runs site .pytest_cache .ruff_cache .hypothesis

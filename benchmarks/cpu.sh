@@ -8,7 +8,7 @@ mkdir -p "$folder"
 crosslayer bench --device cpu --backbones cifar_resnet20 --mechanisms none dla_l mrla_l --modes train infer \
   --precisions fp32 bf16 --compiled eager compiled --batch-sizes 64 --output "$folder/light" --plot "$folder/light.png"
 crosslayer bench --device cpu --backbones cifar_resnet20 --mechanisms none dla_l mrla_l --modes train infer \
-  --precisions fp32 bf16 --compiled eager --impls reference fused --batch-sizes 64 \
+  --precisions fp32 bf16 --compiled eager --impls plain fused --batch-sizes 64 \
   --output "$folder/reference" --plot "$folder/reference.png"
 crosslayer bench --device cpu --backbones cifar_resnet56 --mechanisms none dla_b mrla_b --modes train \
   --precisions fp32 bf16 --compiled eager compiled --batch-sizes 64 --output "$folder/base" --plot "$folder/base.png"

@@ -26,12 +26,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from crosslayer import list_mechanisms
+from crosslayer import fuse, list_mechanisms
 from crosslayer.allocation import keep_freed_memory
-from crosslayer.models.block import Bottleneck
+from crosslayer.mechanisms import StageShape
+from crosslayer.models.blocks import Bottleneck, Stage
 from crosslayer.models.factory import mechanism_factory
-from crosslayer.models.stage import Stage
-from crosslayer.ops import global_average_pool
+from crosslayer.ops.pooling import global_average_pool
 from crosslayer.reports.figure import new_figure, write_figure
 
 MECHANISMS = ("none", "mrla_l", "dla_l", "mrla_b", "dla_b")
@@ -55,6 +55,7 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--side", type=int, default=32, help="of the maps")
     parser.add_argument("--training", action="store_true", help="forward and backward instead of evaluation")
+    parser.add_argument("--plain", action="store_true", help="in plain PyTorch, without fused ops")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--plot", help="PNG file to draw into")
@@ -64,16 +65,19 @@ def parsed() -> argparse.Namespace:
     return options
 
 
-def work(case: Case, x: Tensor, width: int, training: bool) -> Callable[[], None]:
+def work(case: Case, x: Tensor, width: int, *, training: bool, plain: bool) -> Callable[[], None]:
     """One step of a stage."""
     torch.manual_seed(0)
-    factory = mechanism_factory(case.mechanism, {})
-    stage = Stage(0, Bottleneck, case.depth, x.shape[1], width, 1, factory, last=True, small_images=True)
+    shape = StageShape(0, case.depth, 4 * width, Bottleneck.inner_channels(width), last=True, small_images=True)
+    mechanism = mechanism_factory(case.mechanism, {}).of([shape])(0)
+    stage = Stage(Bottleneck, shape, x.shape[1], width, 1, mechanism)
     stage = stage.to(x.device, memory_format=torch.channels_last).train(training)
+    if not plain:
+        fuse(stage)
 
     def step() -> None:
         with torch.set_grad_enabled(training):
-            out, _ = stage(x, None)
+            out = stage(x)
             if training:
                 out.backward(torch.ones_like(out))
 
@@ -142,7 +146,7 @@ def main() -> None:
     x = torch.randn(options.batch_size, 4 * options.width, options.side, options.side, device=device)
     x = x.contiguous(memory_format=torch.channels_last)
     cases = [Case(name, depth) for depth in options.depths for name in options.mechanisms]
-    steps = {case: work(case, x, options.width, options.training) for case in cases}
+    steps = {case: work(case, x, options.width, training=options.training, plain=options.plain) for case in cases}
     reading = read_time(x, max(options.depths))
     times = measured(steps, options.rounds, device)
     print_table(times, options, reading)

@@ -7,7 +7,7 @@ mkdir -p "$folder"
 
 for depth in 50 101; do
   crosslayer bench --device cuda --backbones "resnet$depth" --baseline "torchvision:resnet$depth" --mechanisms none dla_l mrla_l \
-    --modes train infer --precisions bf16 --compiled eager compiled --impls auto reference --batch-sizes 256 --image-sizes 224 \
+    --modes train infer --precisions bf16 --compiled eager compiled --impls fused plain --batch-sizes 256 --image-sizes 224 \
     --output "$folder/resnet$depth" --plot "$folder/resnet$depth.png"
 done
 python benchmarks/depth.py --device cuda --plot "$folder/depth.png" | tee "$folder/depth.txt"

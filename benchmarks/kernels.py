@@ -1,9 +1,9 @@
 """What the Triton kernels become on a GPU that need not be there: registers, and bytes spilled to memory.
 
     python benchmarks/kernels.py
-    python benchmarks/kernels.py --capability 80 --dtype float32 --mechanisms dla_l
+    python benchmarks/kernels.py --capability 80 --dtype float32 --forms light
 
-Runs a stage of two bottlenecks with each mechanism, forward and backward, in training and in evaluation, on a CPU; but
+Runs the fused ops as the L and the B forms do, forward and backward, in training and in evaluation, on a CPU; but
 instead of launching a kernel it compiles it, as it would be for these arguments, and prints a line for it. Nothing is
 computed, so it takes no GPU, and says nothing about time. The exit code is 1 if a kernel spills registers.
 """
@@ -26,20 +26,20 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from crosslayer.mechanisms.batch_norm import counted
-from crosslayer.models.block import Bottleneck
-from crosslayer.models.factory import mechanism_factory
-from crosslayer.models.stage import Stage
-from crosslayer.ops import implementation, residual_output, selection
+from crosslayer.fused import support
+from crosslayer.fused.batch_norm import BatchNorm
+from crosslayer.fused.history_sum import history_sum, store
+from crosslayer.fused.light_merge import light_merge
+from crosslayer.fused.residual_output import residual_output
+from crosslayer.fused.residual_value import residual_value
 
-MECHANISMS = ("dla_l", "mrla_l", "dla_b")
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float64: "*fp64"}
 
 
 def parsed() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mechanisms", nargs="+", default=MECHANISMS, choices=MECHANISMS)
+    parser.add_argument("--forms", nargs="+", default=[*FORMS], choices=[*FORMS])
     parser.add_argument("--capability", type=int, default=90, help="of the GPU, as in sm_90")
     parser.add_argument("--dtype", default="bfloat16", choices=[str(dtype).split(".")[1] for dtype in POINTERS])
     return parser.parse_args()
@@ -113,19 +113,49 @@ class Compiler:
         print(f"{kernel.__name__:29} {registers:4} registers {spilled:4} bytes spilled  {flags}", flush=True)
 
 
-def train_and_evaluate(name: str, dtype: torch.dtype) -> None:
-    """Two blocks, and their ends taken apart, as where a block is closed or its output has other readers."""
-    stage = Stage(0, Bottleneck, 2, 256, 64, 1, mechanism_factory(name, {}), last=True, small_images=False)
-    stage = stage.to(dtype, memory_format=torch.channels_last)
-    mechanism, norm = stage.mechanism, counted(stage.blocks[0].last_norm)
-    x = torch.zeros(2, 256, 16, 16, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    stage(x, None)[0].sum().backward()
-    mechanism.merge(0, residual_output(x, x, norm)._replace(ending=None), x, mechanism.start(x, None))[
-        0
-    ].sum().backward()
-    stage.eval()(x, None)[0].sum().backward()
-    with torch.no_grad():
-        stage(x, None)
+def leaves(dtype: torch.dtype) -> dict[str, Tensor]:
+    """Maps, kernels and vectors of a bottleneck's end."""
+    shape, channels = (2, 256, 16, 16), 256
+    maps = {name: torch.zeros(shape, dtype=dtype).contiguous(memory_format=torch.channels_last) for name in "xs"}
+    kernels = {name: torch.zeros(channels, 1, 3, 3, dtype=dtype) for name in ("k", "carried")}
+    vectors = {"w": torch.ones(channels), "b": torch.zeros(channels), "f": torch.zeros(2, 2, channels)}
+    return {name: one.requires_grad_() for name, one in (maps | kernels | vectors).items()}
+
+
+def light(leaf: dict[str, Tensor], norm: BatchNorm) -> None:
+    """Ends of blocks with their merges, with and without a kernel on the shortcut, as one and taken apart."""
+    known = leaf["s"].detach().mean((2, 3))
+    for carried in (leaf["carried"], None):
+        for apart in (False, True):
+            out, pool, of_shortcut, ending = residual_output(leaf["x"], leaf["s"], norm, None if apart else known)
+            terms = (leaf["k"], pool, pool if of_shortcut is None else of_shortcut, carried)
+            made, _ = light_merge(out, leaf["s"], *terms, norm, pooled=not apart, ending=None if apart else ending)
+            if torch.is_grad_enabled():
+                made.sum().backward()
+
+
+def base(leaf: dict[str, Tensor], norm: BatchNorm) -> None:
+    """Two blocks that store a value each; the second reads both."""
+    first = residual_value(leaf["x"], leaf["s"], norm, leaf["k"])
+    stored = [store(first.value, first.value_pool, 2)]
+    out = first.out + history_sum(stored, leaf["f"][:, :1])
+    second = residual_value(out, leaf["s"], norm, leaf["k"])
+    stored.append(store(second.value, second.value_pool, 1))
+    made = second.out + history_sum(stored, leaf["f"])
+    if torch.is_grad_enabled():
+        (made.sum() + sum(one.pool.sum() for one in stored if one.pool is not None)).backward()
+
+
+FORMS = {"light": light, "base": base}
+
+
+def train_and_evaluate(form: str, dtype: torch.dtype) -> None:
+    """Forward and backward in both modes, and without gradients."""
+    leaf = leaves(dtype)
+    for training, learns in ((True, True), (False, True), (False, False)):
+        norm = BatchNorm(leaf["w"], leaf["b"], torch.zeros(256), torch.ones(256), training)
+        with torch.set_grad_enabled(learns):
+            FORMS[form](leaf, norm)
 
 
 def main() -> int:
@@ -133,11 +163,10 @@ def main() -> int:
     options = parsed()
     compiler = Compiler(options.capability)
     JITFunction.run = lambda kernel, *arguments, **named: compiler(kernel, *arguments, **named)
-    selection.INTERPRETED = True  # on a CPU's tensors
-    for mechanism in options.mechanisms:
-        print(f"# {mechanism}, {options.dtype}, sm_{options.capability}", flush=True)
-        with implementation("fused"):
-            train_and_evaluate(mechanism, getattr(torch, options.dtype))
+    support.INTERPRETED = True  # on a CPU's tensors
+    for form in options.forms:
+        print(f"# {form}, {options.dtype}, sm_{options.capability}", flush=True)
+        train_and_evaluate(form, getattr(torch, options.dtype))
     return 1 if compiler.spilled else 0
 
 

@@ -6,8 +6,11 @@
 The loop is `crosslayer train`'s own, from the shuffled order to the figures on the screen, without validation and
 checkpoints. The step alone is forward, cross-entropy, backward and optimizer, on a batch that stays on the device.
 The loop less the step is what data, augmentation, seeds and Python cost. A network that does nothing is measured too:
-the device has next to nothing to do then, and what is left is Python's share. Images are noise on the device, unless
---data names some. Every round gives each of the four its turn; the table has medians over the rounds.
+the device has next to nothing to do then, and what is left is Python's share. The first step is told by itself: with
+--set compile=on it is the compiler's, and of an epoch of n steps it takes first / (first + (n - 1) loop).
+
+Images are noise on the device, unless --data names some. Every round gives each of the four its turn; the table has
+medians over the rounds.
 """
 
 import dataclasses
@@ -35,19 +38,19 @@ from crosslayer.data.sources import DIGITS
 from crosslayer.data.stream import TrainingStream
 from crosslayer.data.training_images import PadCrops
 from crosslayer.errors import UsageError
-from crosslayer.mechanisms.interface import unknown_name
-from crosslayer.reproduce.reduction import set_fields
+from crosslayer.mechanisms.registry import unknown_name
+from crosslayer.reproduce.filters import set_fields
 from crosslayer.training.display import Display
 from crosslayer.training.interruption import Interruption
 from crosslayer.training.launch import Launch
 from crosslayer.training.learner import BACKBONE, Learner
-from crosslayer.training.loop import train_epoch
 from crosslayer.training.recipe import Recipe
 from crosslayer.training.recipes import RECIPES
-from crosslayer.training.sitting import Sitting, own_shares, prepare
+from crosslayer.training.train_state import TrainState, own_shares, prepare
+from crosslayer.training.trainer import train_epoch
 
 WARM_UP = 5
-"""Steps of each kind that are not counted: what is compiled is compiled in them, and recorded."""
+"""Steps of each kind, after the first, that are not counted."""
 NOISE_STEPS = 100
 """Steps in an epoch of noise."""
 RATE = 1e-4
@@ -86,6 +89,8 @@ class Row(NamedTuple):
     step_ms: float
     beside_ms: float
     """Median over the rounds of what the loop took more than the step."""
+    first_ms: float
+    """The very first step in the loop: with `compile`, the compiler's time."""
     spread: float
     """Interquartile range of the loop's rounds over their median."""
 
@@ -109,13 +114,13 @@ def run(words: list[str]) -> None:
     recipe = chosen_recipe(options)
     with tempfile.TemporaryDirectory() as folder:
         launch = Launch(output=f"{folder}/run", device=options.device, workers=options.workers)
-        console.quiet = options.json  # what the loop itself says
-        sitting = prepare(options.recipe, recipe, launch)
+        console.rich.quiet = options.json  # what the loop itself says
+        state = prepare(options.recipe, recipe, launch)
         if options.data is None:
-            sitting = sitting._replace(stream=noise(sitting))
-        rows = measure(sitting, options)
-        sitting.stream.images.close()
-    console.quiet = False
+            state = state._replace(stream=noise(state))
+        rows = measure(state, options)
+        state.stream.images.close()
+    console.rich.quiet = False
     if options.json:
         return print("\n".join(json.dumps(row._asdict()) for row in rows))
     return console.print(table(rows))
@@ -135,66 +140,67 @@ def chosen_recipe(options: Options) -> Recipe:
     return dataclasses.replace(recipe, data=options.data or DIGITS, lr=RATE)
 
 
-def noise(sitting: Sitting) -> TrainingStream[Batch]:
+def noise(state: TrainState) -> TrainingStream[Batch]:
     """Images that nobody need have: augmented as the recipe says, of as many classes as the network has."""
-    recipe, accelerator = sitting.recipe, sitting.accelerator
+    recipe, accelerator = state.recipe, state.accelerator
     assert isinstance(recipe, Recipe)
     count, side = NOISE_STEPS * recipe.batch_size, recipe.image_size
     pixels = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    labels = torch.randint(len(sitting.task.facts.classes), (count,)).numpy()
+    labels = torch.randint(len(state.task.dataset_info.classes), (count,)).numpy()
     images = PadCrops(ResidentImages(pixels, labels, accelerator.device), recipe.pad, recipe.flip)
     shares = own_shares(accelerator, recipe.accumulate)
     return TrainingStream(images, batch_size=recipe.batch_size, shares=shares, seed=recipe.seed)
 
 
-def measure(sitting: Sitting, options: Options) -> list[Row]:
+def measure(state: TrainState, options: Options) -> list[Row]:
     """The recipe's network and one that does nothing, each in the loop and alone, in turn."""
-    (first, *_), *_ = sitting.stream.epoch(0)
+    (first, *_), *_ = state.stream.epoch(0)
     networks = {
-        f"{sitting.recipe.backbone} + {sitting.recipe.mechanism}": sitting,
-        "nothing": sitting._replace(learner=nothing(sitting), progress=dataclasses.replace(sitting.progress)),
+        f"{state.recipe.backbone} + {state.recipe.mechanism}": state,
+        "nothing": state._replace(learner=nothing(state), progress=dataclasses.replace(state.progress)),
     }
     works = [work for each in networks.values() for work in (in_loop(each), alone(each, first))]
+    firsts = [timed(work, 1, state) for work in works]
     for work in works:
-        timed(work, WARM_UP, sitting)
+        timed(work, WARM_UP, state)
     rounds: list[list[float]] = []
     for number in range(options.rounds):
         errors.print(f"round {number + 1} of {options.rounds}")
-        rounds.append([timed(work, options.steps, sitting) for work in works])
+        rounds.append([timed(work, options.steps, state) for work in works])
     seconds = list(zip(*rounds, strict=True))
-    return [row(name, seconds[2 * i], seconds[2 * i + 1]) for i, name in enumerate(networks)]
+    return [row(name, seconds[2 * i], seconds[2 * i + 1], firsts[2 * i]) for i, name in enumerate(networks)]
 
 
-def nothing(sitting: Sitting) -> Learner:
+def nothing(state: TrainState) -> Learner:
     """A network without work, and SGD."""
-    model = Nothing(len(sitting.task.facts.classes)).to(sitting.accelerator.device)
+    model = Nothing(len(state.task.dataset_info.classes)).to(state.accelerator.device)
     groups = [{"params": list(model.parameters()), "name": BACKBONE}]
     return Learner(model, torch.optim.SGD(groups, RATE, momentum=0.9, fused=True), None)
 
 
-def in_loop(sitting: Sitting) -> Work:
+def in_loop(state: TrainState) -> Work:
     """The training loop, epoch after epoch."""
-    progress, recipe = sitting.progress, sitting.recipe
-    display = Display(1, sitting.stream.steps_per_epoch, 1, recipe.batch_size, shown=False)
+    progress, recipe = state.progress, state.recipe
+    display = Display(1, state.stream.steps_per_epoch, 1, recipe.batch_size, shown=False)
 
     def work(steps: int) -> None:
         last = progress.step + steps
         while progress.step < last:
-            train_epoch(sitting, last, display, Interruption())
-            if progress.step_in_epoch == sitting.stream.steps_per_epoch:
+            train_epoch(state, last, display, Interruption())
+            if progress.step_in_epoch == state.stream.steps_per_epoch:
                 progress.epoch, progress.step_in_epoch, progress.sums = progress.epoch + 1, 0, {}
 
     return work
 
 
-def alone(sitting: Sitting, batch: Batch) -> Work:
+def alone(state: TrainState, batch: Batch) -> Work:
     """The step alone, on one part of a batch, as often as the loop has parts."""
-    accelerator, learner, facts = sitting.accelerator, sitting.learner, sitting.task.facts
+    accelerator, learner, facts = state.accelerator, state.learner, state.task.dataset_info
     x = normalise(batch.pixels, facts.mean, facts.std)
 
     def work(steps: int) -> None:
         for _ in range(steps):
-            for _ in range(sitting.stream.shares.count):
+            for _ in range(state.stream.shares.count):
                 learner.begin_pass()
                 with accelerator.autocast():
                     logits = learner.model(x)
@@ -206,29 +212,31 @@ def alone(sitting: Sitting, batch: Batch) -> Work:
     return work
 
 
-def timed(work: Work, steps: int, sitting: Sitting) -> float:
+def timed(work: Work, steps: int, state: TrainState) -> float:
     """Seconds per step."""
-    synchronise(sitting.accelerator.device)
+    synchronise(state.accelerator.device)
     begun = time.perf_counter()
     work(steps)
-    synchronise(sitting.accelerator.device)
+    synchronise(state.accelerator.device)
     return (time.perf_counter() - begun) / steps
 
 
-def row(name: str, loop: tuple[float, ...], step: tuple[float, ...]) -> Row:
+def row(name: str, loop: tuple[float, ...], step: tuple[float, ...], first: float) -> Row:
     """What the rounds say of a network."""
     median = statistics.median(loop)
     beside = statistics.median(a - b for a, b in zip(loop, step, strict=True))
-    return Row(name, 1e3 * median, 1e3 * statistics.median(step), 1e3 * beside, relative_spread(loop) or 0.0)
+    return Row(
+        name, 1e3 * median, 1e3 * statistics.median(step), 1e3 * beside, 1e3 * first, relative_spread(loop) or 0.0
+    )
 
 
 def table(rows: list[Row]) -> Table:
     """One line for each network."""
     shown = Table("network", title="Milliseconds per step")
-    for heading in ("the whole loop", "the step alone", "beside it", "spread of the loop"):
+    for heading in ("the whole loop", "the step alone", "beside it", "the first step", "spread of the loop"):
         shown.add_column(heading, justify="right")
     for each in rows:
-        times = (each.loop_ms, each.step_ms, each.beside_ms)
+        times = (each.loop_ms, each.step_ms, each.beside_ms, each.first_ms)
         shown.add_row(each.network, *(f"{value:.3f}" for value in times), f"{each.spread:.1%}")
     return shown
 
