@@ -52,7 +52,7 @@ def _run(words: list[str], signals: CommandSignals) -> int:
         return 0
     if words[0] == "--print-completion":
         return _print_completion(words[1:])
-    return guarded(words[0], words[1:], signals)
+    return _guarded(words[0], words[1:], signals)
 
 
 def _print_completion(words: list[str]) -> int:
@@ -60,11 +60,11 @@ def _print_completion(words: list[str]) -> int:
     from crosslayer.completion import SHELLS, completion_script
 
     if len(words) != 1 or words[0] not in SHELLS:
-        return complain(f"--print-completion takes one of {', '.join(SHELLS)}", 2)
+        return _complain(f"--print-completion takes one of {', '.join(SHELLS)}", 2)
     try:
-        print(completion_script(words[0], COMMANDS, find_command), end="")
+        print(completion_script(words[0], COMMANDS, _find_command), end="")
     except ModuleNotFoundError as error:
-        return complain(_needed(error), 1)
+        return _complain(_needed(error), 1)
     return 0
 
 
@@ -91,17 +91,17 @@ def _let_threads_wait() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
-def guarded(command: str, words: list[str], signals: CommandSignals) -> int:
+def _guarded(command: str, words: list[str], signals: CommandSignals) -> int:
     """Runs a command, if there is one of that name and what it needs is installed."""
     if command not in COMMANDS:
         close = difflib.get_close_matches(command, COMMANDS, n=2, cutoff=0.4)
         offer = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(COMMANDS)}"
-        return complain(f"unknown command {command!r}; {offer}", 2)
+        return _complain(f"unknown command {command!r}; {offer}", 2)
     _let_threads_wait()
     try:
-        function = find_command(command)
+        function = _find_command(command)
     except ModuleNotFoundError as error:
-        return complain(_needed(error), 1)
+        return _complain(_needed(error), 1)
     return outcome(function, words, signals)
 
 
@@ -119,33 +119,33 @@ def outcome(function: Callable[[list[str]], None], words: list[str], signals: Co
         function(words)
         sys.stdout.flush()
     except UsageError as error:
-        return complain(str(error), 2)
+        return _complain(str(error), 2)
     except FailedError as error:
-        return complain(str(error), 1)
+        return _complain(str(error), 1)
     except InterruptedRun as interruption:
-        return complain(str(interruption), interruption.exit_code)
+        return _complain(str(interruption), interruption.exit_code)
     except StoppedCommand as stop:
-        return complain("interrupted", stop.exit_code)
+        return _complain("interrupted", stop.exit_code)
     except KeyboardInterrupt:
-        return complain("interrupted", 130)
+        return _complain("interrupted", 130)
     except torch.OutOfMemoryError:
-        return complain("the device has not enough memory; lower --batch-size or raise --accumulate", 1)
+        return _complain("the device has not enough memory; lower --batch-size or raise --accumulate", 1)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        return complain(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+        return _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
     except MemoryError:
-        return complain("there is not enough memory; lower --batch-size or raise --accumulate", 1)
+        return _complain("there is not enough memory; lower --batch-size or raise --accumulate", 1)
     return 0
 
 
-def find_command(command: str) -> Callable[[list[str]], None]:
+def _find_command(command: str) -> Callable[[list[str]], None]:
     """The function `run` of the command's module."""
     return import_module(f"crosslayer.commands.{command}").run
 
 
-def complain(sentence: str, code: int) -> int:
+def _complain(sentence: str, code: int) -> int:
     """Says what is wrong."""
     print(f"crosslayer: {sentence}", file=sys.stderr)
     return code

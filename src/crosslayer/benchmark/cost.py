@@ -39,11 +39,11 @@ class Traffic(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func._overloadpacket in flop_registry:
-            self.bytes += size([args, kwargs] if is_depthwise(func, args) else [args, kwargs, out])
+            self.bytes += size([args, kwargs] if _is_depthwise(func, args) else [args, kwargs, out])
         return out
 
 
-def is_depthwise(func: Any, args: tuple[Any, ...]) -> bool:
+def _is_depthwise(func: Any, args: tuple[Any, ...]) -> bool:
     """Whether an op is a convolution of every channel by itself, or its gradient."""
     given = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)}
     weight = given.get("weight")

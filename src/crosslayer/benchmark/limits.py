@@ -34,15 +34,15 @@ def measure_limits(device_name: str, precision: Precision) -> Limits:
         torch.backends.cuda.matmul.allow_tf32 = True
     source = torch.ones(COPIED.get(device.type, 2**28), dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
-    copying = best_time(lambda: target.copy_(source), device)
+    copying = _best_time(lambda: target.copy_(source), device)
     side = SIDE.get(device.type, 2048)
     a = torch.randn(side, side, device=device).to(DTYPES[precision])
     product = torch.empty_like(a)
-    multiplying = best_time(lambda: torch.mm(a, a, out=product), device)
+    multiplying = _best_time(lambda: torch.mm(a, a, out=product), device)
     return Limits(2 * source.numel() / copying, 2 * side**3 / multiplying)
 
 
-def best_time(work: Callable[[], object], device: torch.device) -> float:
+def _best_time(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of the fastest repetition within the budget, after one to warm up."""
     work()
     best, end = float("inf"), time.perf_counter() + BUDGET

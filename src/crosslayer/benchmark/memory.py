@@ -48,7 +48,7 @@ def peak_of_tensors(step: Step) -> int | None:
         return torch.cuda.max_memory_allocated(step.device)
     if step.device.type != "cpu":
         return None
-    before = unique_bytes(step.resident())
+    before = _unique_bytes(step.resident())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         step()
     held = most = 0
@@ -88,7 +88,7 @@ def count_saved(model: nn.Module) -> Iterator[dict[int, int]]:
         yield saved
 
 
-def unique_bytes(tensors: list[Tensor]) -> int:
+def _unique_bytes(tensors: list[Tensor]) -> int:
     """Bytes of the tensors' storages, shared ones once."""
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())

@@ -28,13 +28,13 @@ def build_network(backbone: str, mechanism: str, num_classes: int) -> nn.Module:
     if num_classes < 1:
         raise UsageError(f"num_classes is {num_classes}; what is measured has a classifier of at least one class")
     if backbone.startswith(TORCHVISION):
-        return of_torchvision(backbone.removeprefix(TORCHVISION), mechanism, num_classes)
-    grafted = is_timms(backbone)
+        return _of_torchvision(backbone.removeprefix(TORCHVISION), mechanism, num_classes)
+    grafted = _is_timms(backbone)
     recipe = Recipe(backbone=backbone.removeprefix(TIMM), mechanism=mechanism, graft=grafted)
     return build_model(recipe, num_classes)
 
 
-def is_timms(backbone: str) -> bool:
+def _is_timms(backbone: str) -> bool:
     """Whether a name is one of timm's networks: by its prefix, or for want of one of ours."""
     if backbone.startswith(TIMM) or backbone in backbones():
         return backbone not in backbones()
@@ -43,7 +43,7 @@ def is_timms(backbone: str) -> bool:
     return timm.is_model(backbone.split(".")[0])
 
 
-def of_torchvision(name: str, mechanism: str, num_classes: int) -> nn.Module:
+def _of_torchvision(name: str, mechanism: str, num_classes: int) -> nn.Module:
     """A plain network of torchvision.
 
     Raises:

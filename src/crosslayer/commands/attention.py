@@ -37,14 +37,14 @@ class Options:
 def run(words: list[str]) -> None:
     """Crosslayer attention RUN [RUN] [IMAGE …] [OPTION …]."""
     options = parse_options(Options, words, "crosslayer attention")
-    runs, files = runs_and_files(options.paths)
+    runs, files = _runs_and_files(options.paths)
     if options.count < 1:
         raise UsageError(f"--count is {options.count}; it must be at least 1")
     drawn = []
     for path in runs:
         trained = load_trained(path, options.checkpoint, options.device)
         try:
-            matrices = attention_matrices(*looked_at(trained, files, options))
+            matrices = attention_matrices(*_looked_at(trained, files, options))
         except UsageError as error:
             raise UsageError(f"run {path}, {trained.recipe.mechanism}: {error}") from error
         drawn.append((trained.recipe.mechanism, matrices))
@@ -58,7 +58,7 @@ def run(words: list[str]) -> None:
     console.print(f"numbers: {folder / 'attention.json'}\npicture: {folder / 'attention.png'}")
 
 
-def runs_and_files(paths: Sequence[str]) -> tuple[list[str], list[str]]:
+def _runs_and_files(paths: Sequence[str]) -> tuple[list[str], list[str]]:
     """Run directories first, then image files."""
     runs = [path for path in paths[:2] if (Path(path) / RECIPE).exists()]
     if not runs and paths:
@@ -71,7 +71,7 @@ def runs_and_files(paths: Sequence[str]) -> tuple[list[str], list[str]]:
     return runs, files
 
 
-def looked_at(trained: Trained, files: list[str], options: Options) -> tuple[nn.Module, Iterator[Tensor]]:
+def _looked_at(trained: Trained, files: list[str], options: Options) -> tuple[nn.Module, Iterator[Tensor]]:
     """The network that looks back, and the images to average over."""
     if trained.recipe.task == "detection":
         from crosslayer.detection import commands  # brings torchvision's detectors, which classifiers need not

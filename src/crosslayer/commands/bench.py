@@ -38,13 +38,13 @@ def run(words: list[str]) -> None:
     """Crosslayer bench [OPTION …]."""
     options = parse_options(Options, words, "crosslayer bench")
     plan = options.plan
-    check_files(options)
+    _check_files(options)
     device = choose_device(plan.device)
     check(plan)
     limits = limits_of(plan, str(device))
     environment = describe_environment(device, 1)
     if options.output:
-        write_json(Path(options.output) / ENVIRONMENT, environment | bench_facts(plan, limits))
+        write_json(Path(options.output) / ENVIRONMENT, environment | _bench_facts(plan, limits))
     rows: list[Row] = []
     for number, group in enumerate(groups(plan, str(device))):
         measured = rows_of(number, measure_group(group, plan, errors.print), limits)
@@ -57,7 +57,7 @@ def run(words: list[str]) -> None:
     tell_failures(rows)
 
 
-def check_files(options: Options) -> None:
+def _check_files(options: Options) -> None:
     """Raises UsageError for a picture or folder that cannot be written."""
     if options.plot and not options.plot.endswith(".png"):
         raise UsageError(f"--plot {options.plot}: the picture is a PNG; name a file that ends with .png")
@@ -66,7 +66,7 @@ def check_files(options: Options) -> None:
         raise UsageError(f"--output {folder} exists already; name a new folder")
 
 
-def bench_facts(plan: Plan, limits: dict[str, Limits]) -> dict[str, Any]:
+def _bench_facts(plan: Plan, limits: dict[str, Limits]) -> dict[str, Any]:
     """What was asked for, and what the device can do."""
     return {
         "plan": dataclasses.asdict(plan),

@@ -57,7 +57,7 @@ def run(words: list[str]) -> None:
         raise UsageError(f"--batch-size is {options.batch_size}; it must be at least 1")
     if options.val_split is not None and not 0 <= options.val_split < 1:
         raise UsageError(f"--val-split is {options.val_split}; it must be in [0, 1)")
-    of_task = {"classification": evaluate_classifier, "detection": evaluate_detector}
+    of_task = {"classification": _evaluate_classifier, "detection": evaluate_detector}
     with only_json(options.json):
         trained = load_trained(options.run, options.checkpoint, options.device, fused=options.fused)
         content = of_task[trained.recipe.task](options, trained)
@@ -74,7 +74,7 @@ def evaluate_detector(options: Options, trained: Trained) -> dict[str, Any] | No
     return commands.evaluate_run(trained, data, device, precision, options.workers, folder)
 
 
-def evaluate_classifier(options: Options, trained: Trained) -> dict[str, Any]:
+def _evaluate_classifier(options: Options, trained: Trained) -> dict[str, Any]:
     """A classifier's run; the figures."""
     data = options.data or trained.recipe.data
     source = trained.source(options.data, options.val_split)

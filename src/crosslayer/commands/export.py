@@ -78,7 +78,7 @@ def run(words: list[str]) -> None:
         raise UsageError(
             f"--output is {options.output}; the name of a file of {options.format} ends with {kind.suffix}"
         )
-    subject = of_run(options) if (Path(options.network) / RECIPE).exists() else of_name(options)
+    subject = of_run(options) if (Path(options.network) / RECIPE).exists() else _of_name(options)
     tolerance = options.tolerance if options.tolerance is not None else TOLERANCE_INT8 if options.int8 else TOLERANCE
     metadata = {key: one if isinstance(one, str) else json.dumps(one) for key, one in subject.metadata.items()}
     how = {"tolerance": tolerance, "dynamic": options.dynamic, "int8": options.int8}
@@ -105,7 +105,7 @@ def of_run(options: Options) -> Subject:
     info, view = trained.dataset_info, trained.view()
     if options.image_size:
         view = dataclasses.replace(view, size=options.image_size)
-    images, kind = compared_images(trained, view, CALIBRATED if options.int8 else COMPARED)
+    images, kind = _compared_images(trained, view, CALIBRATED if options.int8 else COMPARED)
     metadata = {
         "backbone": trained.recipe.backbone,
         "mechanism": trained.recipe.mechanism,
@@ -120,7 +120,7 @@ def of_run(options: Options) -> Subject:
     return Subject(trained.model, images, kind, metadata)
 
 
-def compared_images(trained: Trained, view: Any, count: int) -> tuple[Tensor, str]:
+def _compared_images(trained: Trained, view: Any, count: int) -> tuple[Tensor, str]:
     """Validation images of a run, or random ones and why."""
     data = trained.recipe.data
     try:
@@ -128,12 +128,12 @@ def compared_images(trained: Trained, view: Any, count: int) -> tuple[Tensor, st
             raise UsageError("they are on the hub")
         split = open_source(data, DATASETS.get(trained.name) if Path(data).exists() else None).val
     except (UsageError, FailedError) as error:
-        return random_images(view.size, count, 3), f"random images (the run's own are not at hand: {error})"
+        return _random_images(view.size, count, 3), f"random images (the run's own are not at hand: {error})"
     chosen = evenly_spaced(len(split), count).tolist()
     return trained.prepare(decode_batch(split, chosen, view)), f"validation images of {data}"
 
 
-def of_name(options: Options) -> Subject:
+def _of_name(options: Options) -> Subject:
     """A network with fresh weights, and random images."""
     if Path(options.network).is_dir():
         load_trained(options.network)  # says what is wrong with it
@@ -150,9 +150,9 @@ def of_name(options: Options) -> Subject:
         "weights": "fresh",
     }
     count = CALIBRATED if options.int8 else COMPARED
-    return Subject(model, random_images(size, count, 3), "random images (the weights are fresh)", metadata)
+    return Subject(model, _random_images(size, count, 3), "random images (the weights are fresh)", metadata)
 
 
-def random_images(size: int, count: int, channels: int) -> Tensor:
+def _random_images(size: int, count: int, channels: int) -> Tensor:
     """Normal noise, always the same."""
     return torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(0))

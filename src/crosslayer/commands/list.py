@@ -29,22 +29,22 @@ class Options:
 def run(words: list[str]) -> None:
     """Crosslayer list."""
     if parse_options(Options, words, "crosslayer list").papers:
-        print_papers()
+        _print_papers()
         return
     mechanisms = Table("mechanism", "what it is", "options", title="Mechanisms", show_lines=True)
     for name in list_mechanisms():
         registration = lookup(name)
         options = [f"{field.name}={field.default}" for field in dataclasses.fields(registration.config)]
-        mechanisms.add_row(name, first_line(sys.modules[registration.module]), "\n".join(options))
+        mechanisms.add_row(name, _first_line(sys.modules[registration.module]), "\n".join(options))
     console.print(mechanisms)
     recipes = Table("recipe", "what it does", title="Recipes")
     for name, recipe in RECIPES.items():
-        recipes.add_row(name, first_line(recipe))
+        recipes.add_row(name, _first_line(recipe))
     console.print(recipes)
     console.print("Backbones: " + ", ".join(list_backbones()))
 
 
-def print_papers() -> None:
+def _print_papers() -> None:
     """A line for every mechanism that names its paper."""
     table = Table(show_lines=True, title="Papers")
     for heading in ("mechanism", "arXiv", "year"):
@@ -58,7 +58,7 @@ def print_papers() -> None:
             identity, block = "yes" if mechanism.starts_as_identity else "no", paper.block or "see its file"
             table.add_row(name, paper.arxiv, str(paper.year), paper.reads, paper.writes, paper.state,
                           identity, block, "" if paper.stage == "0" else paper.stage, paper.results)  # fmt: skip
-    print_whole(table)
+    _print_whole(table)
     console.print(
         "Parameters are those of the default options: c channels, k the kernel size that ECA has for them, T blocks of "
         "the stage. Where a stage has a negative number, its first blocks have fewer. Identity: a network with fresh "
@@ -66,7 +66,7 @@ def print_papers() -> None:
     )
 
 
-def print_whole(table: Table) -> None:
+def _print_whole(table: Table) -> None:
     """A table as wide as the terminal, or as $COLUMNS says; where output is neither, every row on one line."""
     columns = os.environ.get("COLUMNS", "")
     if console.is_terminal or columns.isdigit():
@@ -76,6 +76,6 @@ def print_whole(table: Table) -> None:
     PlainConsole(width=WIDEST).print(table)
 
 
-def first_line(documented: object) -> str:
+def _first_line(documented: object) -> str:
     """The first line of a docstring."""
     return (inspect.getdoc(documented) or "").splitlines()[0].rstrip(".")

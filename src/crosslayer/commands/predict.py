@@ -40,12 +40,14 @@ def run(words: list[str]) -> None:
     paths = image_paths(options.images)
     with only_json(options.json):
         trained = load_trained(options.run, options.checkpoint, options.device)
-        images = of_detector(options, trained, paths) if trained.recipe.task == "detection" else classes(trained, paths)
+        images = (
+            _of_detector(options, trained, paths) if trained.recipe.task == "detection" else classes(trained, paths)
+        )
     if options.json:
         print_json({"run": options.run, "step": trained.step, "images": images})
 
 
-def of_detector(options: Options, trained: Trained, paths: list[str]) -> list[dict[str, Any]]:
+def _of_detector(options: Options, trained: Trained, paths: list[str]) -> list[dict[str, Any]]:
     """What a detector finds in each file, drawn and printed."""
     from crosslayer.detection import commands  # brings torchvision's detectors, which classifiers need not
 

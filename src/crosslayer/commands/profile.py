@@ -46,7 +46,7 @@ def run(words: list[str]) -> None:
         return print_table(options)
     if options.backbone is None:
         raise UsageError("name a BACKBONE (`crosslayer list` has them), or ask for --table1, --table2 or --table3")
-    return print_profile(options, options.backbone)
+    return _print_profile(options, options.backbone)
 
 
 def print_table(options: Options) -> None:
@@ -56,7 +56,7 @@ def print_table(options: Options) -> None:
     if (options.backbone, options.mechanism, options.options, options.image_size) != (None, "none", (), None):
         raise UsageError("a table's rows are given: leave out BACKBONE, --mechanism, --options and --image-size")
     if options.table3:
-        return print_detectors(as_json=options.json)
+        return _print_detectors(as_json=options.json)
     number = 1 if options.table1 else 2
     rows = paper_sizes.measure_table(number)
     if options.json:
@@ -66,7 +66,7 @@ def print_table(options: Options) -> None:
     return None
 
 
-def print_detectors(*, as_json: bool) -> None:
+def _print_detectors(*, as_json: bool) -> None:
     """The paper's table of detectors, ours beside the paper's."""
     from crosslayer.reports import detector_sizes  # brings torchvision's detectors, which other profiles need not
 
@@ -77,7 +77,7 @@ def print_detectors(*, as_json: bool) -> None:
         console.print(detector_sizes.as_table(rows))
 
 
-def print_profile(options: Options, backbone: str) -> None:
+def _print_profile(options: Options, backbone: str) -> None:
     """One network, by its parts."""
     for name in ("num_classes", "image_size"):
         if (value := getattr(options, name)) is not None and value < 1:

@@ -60,19 +60,19 @@ class Options:
 def run(words: list[str]) -> None:
     """Crosslayer reproduce STUDY [OPTION …]."""
     options = parse_options(Options, words, "crosslayer reproduce")
-    request = requested(options)
+    request = _requested(options)
     runs = plan(request)
     if reduced := reduced_by(runs):
         console.print(banner(reduced))
     if options.dry_run:
-        return print_plan(runs, options)
-    failures = [] if options.render else train_all(runs, options)
+        return _print_plan(runs, options)
+    failures = [] if options.render else _train_all(runs, options)
     for file in render(request.study, runs, request.output, options.device):
         console.print(f"written: {file}")
     return tell_failures(failures, runs)
 
 
-def requested(options: Options) -> Request:
+def _requested(options: Options) -> Request:
     """The options as a request."""
     if options.jobs is not None and options.jobs < 1:
         raise UsageError(f"--jobs is {options.jobs}; it must be at least 1")
@@ -88,7 +88,7 @@ def requested(options: Options) -> Request:
     )
 
 
-def train_all(runs: Sequence[Planned], options: Options) -> list[Failure]:
+def _train_all(runs: Sequence[Planned], options: Options) -> list[Failure]:
     """Trains what is not finished."""
     left = [run for run in runs if run.state() != "finished"]
     broken = sum(run.state() == "broken" for run in left)
@@ -106,7 +106,7 @@ def tell_failures(failures: Sequence[Failure], runs: Sequence[Planned]) -> None:
         raise FailedError(f"{len(failures)} of {len(runs)} runs failed; the first, {first.run.name}: {first.reason}")
 
 
-def print_plan(runs: Sequence[Planned], options: Options) -> None:
+def _print_plan(runs: Sequence[Planned], options: Options) -> None:
     """Every run with its state and what it will take."""
     estimator = Estimator(read_finished(runs), choose_device(options.device))
     table = Table(title=f"{len(runs)} runs below {Path(options.output)}")
@@ -122,12 +122,12 @@ def print_plan(runs: Sequence[Planned], options: Options) -> None:
     console.print(table)
     jobs = options.jobs or 1
     console.print(
-        f"left: {clock_of(left, jobs)} with --jobs {jobs}, if runs do not slow each other down; "
+        f"left: {_clock_of(left, jobs)} with --jobs {jobs}, if runs do not slow each other down; "
         "memory is weights and what a training step keeps; measured steps assume the published data sets' sizes"
     )
 
 
-def clock_of(left: Sequence[float | None], jobs: int) -> str:
+def _clock_of(left: Sequence[float | None], jobs: int) -> str:
     """The time that all runs take, where it is known of each."""
     known = [seconds for seconds in left if seconds is not None]
     return clock(sum(known) / jobs) if len(known) == len(left) else "not known"

@@ -36,23 +36,23 @@ class Options(Generic[RecipeT]):
 
 def run(words: list[str]) -> None:
     """Crosslayer train [RECIPE] [OPTION …]."""
-    words, named = without_recipe(words)
-    name, default = stored_or_named(words, named)
+    words, named = _without_recipe(words)
+    name, default = _stored_or_named(words, named)
     prog = f"crosslayer train {named or '[RECIPE]'}"
     recipe, launch, file = parse_groups((default, Launch(), _File()), words, prog, description())
     options = Options(recipe, launch)
-    if file.recipe != value_of("--recipe", words):
+    if file.recipe != _value_of("--recipe", words):
         raise UsageError("--recipe is given twice; name one file")
     if options.run.resume:
-        check_resumable(options, default)
+        _check_resumable(options, default)
     run_directory = train(name, options.recipe, options.run)
     finish(run_directory)
 
 
-def without_recipe(words: list[str]) -> tuple[list[str], str | None]:
+def _without_recipe(words: list[str]) -> tuple[list[str], str | None]:
     """The words without the recipe's name, and that name: the first word, or one that is no option's value."""
     parts = (*recipe_types(), Launch)
-    takers = {flag(field.name) for part in parts for field in dataclasses.fields(part) if takes_text(field)}
+    takers = {flag(field.name) for part in parts for field in dataclasses.fields(part) if _takes_text(field)}
     takers.add("--recipe")
     for i, word in enumerate(words):
         if (i == 0 and not word.startswith("-")) or (word in RECIPES and words[i - 1] not in takers):
@@ -62,14 +62,14 @@ def without_recipe(words: list[str]) -> tuple[list[str], str | None]:
     return words, None
 
 
-def takes_text(field: dataclasses.Field[Any]) -> bool:
+def _takes_text(field: dataclasses.Field[Any]) -> bool:
     """Whether any one word can be an option's value."""
     return field.type in (str, str | None)
 
 
-def stored_or_named(words: list[str], named: str | None) -> tuple[str, TrainingRecipe]:
+def _stored_or_named(words: list[str], named: str | None) -> tuple[str, TrainingRecipe]:
     """The defaults of the options: a recipe's, a file's, or those of the run to go on with."""
-    resumed, file = value_of("--resume", words), value_of("--recipe", words)
+    resumed, file = _value_of("--resume", words), _value_of("--recipe", words)
     if resumed is not None and file is not None:
         raise UsageError("--resume goes on with the run's own recipe; leave --recipe out")
     if file is not None:
@@ -82,7 +82,7 @@ def stored_or_named(words: list[str], named: str | None) -> tuple[str, TrainingR
     return name, recipe
 
 
-def value_of(option: str, words: list[str]) -> str | None:
+def _value_of(option: str, words: list[str]) -> str | None:
     """The value given to an option, before the options are parsed."""
     for i, word in enumerate(words):
         if word == option and i + 1 < len(words):
@@ -92,7 +92,7 @@ def value_of(option: str, words: list[str]) -> str | None:
     return None
 
 
-def check_resumable(options: Options[Any], stored: TrainingRecipe) -> None:
+def _check_resumable(options: Options[Any], stored: TrainingRecipe) -> None:
     """Raises UsageError for options that would make another run of it."""
     changed = [field for field in differing(options.recipe, stored) if field not in EXTENDABLE]
     if changed:

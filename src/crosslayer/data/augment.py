@@ -39,12 +39,12 @@ def crop_and_flip(pixels: Pixels, draws: Draws, pad: int) -> Pixels:
 
 def normalise(pixels: Pixels, mean: Sequence[float], std: Sequence[float]) -> Float[Tensor, "batch 3 height width"]:
     """Pixels scaled to [0, 1], less the mean, over the standard deviation, per channel; float32."""
-    scale, shift = scale_and_shift(tuple(mean), tuple(std), pixels.device)
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), pixels.device)
     return torch.addcmul(shift, pixels.float(), scale)
 
 
 @lru_cache(maxsize=8)
-def scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """1 / (255 std) and -mean / std, on the device: copied there once, since every copy waits for it."""
     columns = [[1 / (255 * s), -m / s] for m, s in zip(mean, std, strict=True)]
     scale, shift = torch.tensor(columns, device=device).unbind(1)

@@ -91,7 +91,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         ValueError: pixels whose black and white are not known.
     """
     position = _load(image)
-    rgb = to_rgb(image)
+    rgb = _to_rgb(image)
     return rgb.transpose(_UPRIGHT[position]) if position in _UPRIGHT else rgb
 
 
@@ -102,7 +102,7 @@ def rgb_of_size(image: Image.Image, size: tuple[int, int]) -> Image.Image | None
         ValueError: pixels whose black and white are not known.
     """
     position = _load(image)
-    rgb = to_rgb(image)
+    rgb = _to_rgb(image)
     if rgb.size != size and position in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[position])
     return rgb if rgb.size == size else None
@@ -137,7 +137,7 @@ def _position(image: Image.Image) -> int:
     return position if isinstance(position, int) else 1
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     """The pixels as they are stored, in RGB with 8 bits a channel; what is transparent shows the colour it has.
 
     Raises:

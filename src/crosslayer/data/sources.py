@@ -50,27 +50,27 @@ def _find_source(data: str, dataset: str | None, *, only_train: bool) -> Source:
     if data == DIGITS:
         return digits()
     if data.startswith(HUB):
-        return parquet_shards(from_hub(data.removeprefix(HUB)), only_train=only_train)
+        return parquet_shards(_from_hub(data.removeprefix(HUB)), only_train=only_train)
     if data.startswith(PREFIX):
         return torchvision_set(data.removeprefix(PREFIX), only_train=only_train)
-    root = home_expanded(data)
+    root = _home_expanded(data)
     said = f"--data {plain(data)}"
     if root.exists() and not root.is_dir():
         raise UsageError(f"{said}: this is a file, not a folder; it takes {LAYOUTS}")
     empty = not root.is_dir() or all(is_left_behind(entry.name) for entry in entries(root))
     if empty and dataset:
-        return torchvision_cifar(root, dataset, fetch=True)
+        return _torchvision_cifar(root, dataset, fetch=True)
     if empty:
         raise UsageError(f"{said}: the folder {'is empty' if root.exists() else 'does not exist'}; it takes {LAYOUTS}")
     held = [name for name, folder in TORCHVISION_FOLDERS.items() if (root / folder).is_dir()]
     if held and (dataset or len(held) == 1):
-        return torchvision_cifar(root, dataset or held[0], fetch=dataset not in (None, *held))
+        return _torchvision_cifar(root, dataset or held[0], fetch=dataset not in (None, *held))
     if held:
         raise UsageError(f"{said}: the folder holds {' and '.join(held)}; name the recipe of the one you mean")
-    return shards_or_folders(root, only_train=only_train)
+    return _shards_or_folders(root, only_train=only_train)
 
 
-def shards_or_folders(root: Path, *, only_train: bool) -> Source:
+def _shards_or_folders(root: Path, *, only_train: bool) -> Source:
     """What a folder holds: shards of both splits, or else class folders, or else shards of one split, which is told."""
     train, val = split_shards(root)
     folders = has_class_folders(root)
@@ -93,7 +93,7 @@ def shards_or_folders(root: Path, *, only_train: bool) -> Source:
     raise UsageError(f"--data {plain(root)}: found no layout crosslayer knows there; it takes {LAYOUTS}")
 
 
-def home_expanded(data: str) -> Path:
+def _home_expanded(data: str) -> Path:
     """The path, with ~ as the home folder."""
     try:
         return Path(data).expanduser()
@@ -117,7 +117,7 @@ def digits() -> Source:
     )
 
 
-def torchvision_cifar(root: Path, name: str, *, fetch: bool = False) -> Source:
+def _torchvision_cifar(root: Path, name: str, *, fetch: bool = False) -> Source:
     """CIFAR-10 or CIFAR-100 as torchvision stores it, downloaded first where asked."""
     import torchvision
 
@@ -143,7 +143,7 @@ def torchvision_cifar(root: Path, name: str, *, fetch: bool = False) -> Source:
     return Source(splits[0], splits[1], tuple(train.classes))
 
 
-def from_hub(name: str) -> Path:
+def _from_hub(name: str) -> Path:
     """The parquet shards of OWNER/NAME on the Hugging Face hub, or of a folder there, downloaded or from its cache."""
     from huggingface_hub import snapshot_download
 

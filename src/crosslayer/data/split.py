@@ -45,10 +45,10 @@ class Source:
 
     def __post_init__(self) -> None:
         for split in (self.train, self.val):
-            check_labels(split, self.classes)
+            _check_labels(split, self.classes)
 
 
-def check_labels(split: Split, classes: Sequence[str]) -> None:
+def _check_labels(split: Split, classes: Sequence[str]) -> None:
     """Raises UsageError that names the first image whose label is no class."""
     outside = np.flatnonzero((split.labels < 0) | (split.labels >= len(classes)))
     if len(outside):

@@ -43,8 +43,8 @@ class Workers(Generic[PartT, MadeT]):
             batch_size=None,
             sampler=self.plan,
             num_workers=count,
-            worker_init_fn=begin_worker,
-            multiprocessing_context=clean_start(type(dataset).__module__) if count else None,
+            worker_init_fn=_begin_worker,
+            multiprocessing_context=_clean_start(type(dataset).__module__) if count else None,
             prefetch_factor=PREFETCH if count else None,
             persistent_workers=count > 0,
             pin_memory=pinned,
@@ -73,7 +73,7 @@ class Workers(Generic[PartT, MadeT]):
         self.loader = None
 
 
-def clean_start(module: str):  # multiprocessing's contexts have no public type
+def _clean_start(module: str):  # multiprocessing's contexts have no public type
     """Workers begin from a clean process: forking one with threads or a GPU in use may hang."""
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     if hasattr(context, "set_forkserver_preload"):
@@ -81,7 +81,7 @@ def clean_start(module: str):  # multiprocessing's contexts have no public type
     return context
 
 
-def begin_worker(_: int) -> None:
+def _begin_worker(_: int) -> None:
     """Signals are the training process's: it saves, then ends its workers; if it is killed, they end too."""
     end_worker_with_trainer()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):

@@ -40,7 +40,7 @@ def average_precision(
         raise FailedError(f"detection needs {error.name}: pip install 'crosslayer[detection]'") from error
 
     annotated = COCO(copy.deepcopy(truth))
-    detected = annotated.loadRes([as_result(detection, what) for detection in found])
+    detected = annotated.loadRes([_as_result(detection, what) for detection in found])
     evaluator: Any = COCOeval_faster(annotated, detected, what)
     evaluator.evaluate()
     evaluator.accumulate()
@@ -56,7 +56,7 @@ def average_precision(
     )
 
 
-def as_result(detection: dict[str, Any], what: str) -> dict[str, Any]:
+def _as_result(detection: dict[str, Any], what: str) -> dict[str, Any]:
     """A detection as its kind of evaluation takes it: with masks, sizes are those of the mask."""
     result = dict(detection)
     result.pop("bbox" if what == "segm" else "segmentation", None)

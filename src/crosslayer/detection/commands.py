@@ -21,7 +21,7 @@ from crosslayer.training.recipe import Precision
 from crosslayer.training.trained import Trained
 
 
-def detector_of(trained: Trained) -> tuple[GeneralizedRCNN, DetectionRecipe]:
+def _detector_of(trained: Trained) -> tuple[GeneralizedRCNN, DetectionRecipe]:
     """A run's detector and its recipe."""
     assert isinstance(trained.model, GeneralizedRCNN)
     assert isinstance(trained.recipe, DetectionRecipe)
@@ -40,7 +40,7 @@ def evaluate_run(
 
     The figures are the main process's only.
     """
-    model, recipe = detector_of(trained)
+    model, recipe = _detector_of(trained)
     data = data or recipe.data
     val = val_annotations(data, masks=recipe.detector == "mask_rcnn")
     check_categories(trained, val, data)
@@ -55,9 +55,9 @@ def predict_files(trained: Trained, paths: Sequence[str], threshold: float, fold
     """Draws what the detector finds in image files, prints it, and returns it, file by file."""
     if not 0 <= threshold <= 1:
         raise UsageError(f"--threshold is {threshold}; it is a score from 0 to 1")
-    model, _ = detector_of(trained)
+    model, _ = _detector_of(trained)
     results: list[dict[str, Any]] = []
-    for path, target in zip(paths, picture_names(paths, folder), strict=True):
+    for path, target in zip(paths, _picture_names(paths, folder), strict=True):
         photo = load_photo(path)
         found = likely(model([photo.to(trained.device).float() / 255])[0], threshold)
         write_picture(draw_detections(photo, found, trained.dataset_info.classes), target)
@@ -74,7 +74,7 @@ def predict_files(trained: Trained, paths: Sequence[str], threshold: float, fold
     return results
 
 
-def picture_names(paths: Sequence[str], folder: Path) -> list[Path]:
+def _picture_names(paths: Sequence[str], folder: Path) -> list[Path]:
     """Where the pictures go: under the files' own names, numbered where two files share one."""
     stems = [Path(path).stem for path in paths]
     return [
@@ -84,7 +84,7 @@ def picture_names(paths: Sequence[str], folder: Path) -> list[Path]:
 
 def attended_images(trained: Trained, files: Sequence[str], data: str | None, count: int) -> Iterator[Tensor]:
     """Images as the detector's backbone takes them, one by one: no padding but to whole strides."""
-    model, recipe = detector_of(trained)
+    model, recipe = _detector_of(trained)
     paths = list(files)
     if not paths:
         listed = val_annotations(data or recipe.data, masks=False).paths

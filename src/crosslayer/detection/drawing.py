@@ -63,12 +63,12 @@ def draw_detections(photo: Pixels, found: dict[str, Tensor], names: tuple[str, .
         width=max(1, round(2 * scale)),
         font=str(FONT),
         font_size=max(8, round(13 * scale)),
-        label_colors=[readable_on(colour) for colour in colours],
+        label_colors=[_readable_on(colour) for colour in colours],
         fill_labels=True,
     )
 
 
-def readable_on(colour: tuple[int, int, int]) -> str:
+def _readable_on(colour: tuple[int, int, int]) -> str:
     """Black or white, whichever is further from a colour's brightness (ITU-R BT.601)."""
     red, green, blue = colour
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else "white"

@@ -57,11 +57,11 @@ def detect_all(model: nn.Module, val: Annotations, accelerator: Accelerator, wor
         with accelerator.autocast():
             outputs = model([scene.image.float() / 255 for scene in scenes])
         for i, output in zip(indices.tolist(), outputs, strict=True):
-            found += as_coco(output, val.ids[i], val.categories.ids)
+            found += _as_coco(output, val.ids[i], val.categories.ids)
     return found
 
 
-def as_coco(output: dict[str, Tensor], image_id: int, category_ids: tuple[int, ...]) -> Found:
+def _as_coco(output: dict[str, Tensor], image_id: int, category_ids: tuple[int, ...]) -> Found:
     """One image's detections: boxes as left, top, width, height."""
     left, top, right, bottom = output["boxes"].float().unbind(1)
     boxes = torch.stack([left, top, right - left, bottom - top], 1).tolist()

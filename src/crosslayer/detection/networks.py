@@ -46,19 +46,19 @@ def build_network(
         ValueError: an unknown name or option, or weights that are of another network.
         FailedError: a download that failed.
     """
-    model = timm_network(backbone) if grafted else create_model(backbone, mechanism, num_classes=1, **options)
+    model = _timm_network(backbone) if grafted else create_model(backbone, mechanism, num_classes=1, **options)
     known: Any = timm.get_pretrained_cfg(backbone) if grafted else None
     mean, std = (tuple(known.mean), tuple(known.std)) if known else (IMAGENET_MEAN, IMAGENET_STD)
     if grafted and mechanism != "none":
         model = graft(model, mechanism, **options)
     if weights is None:
         return Network(model, mean, std)
-    found = find_weights(str(weights))
+    found = _find_weights(str(weights))
     load_backbone(model, found.state, str(weights), classifier_names(known))
     return Network(model, found.mean or mean, found.std or std)
 
 
-def timm_network(name: str, *, pretrained: bool = False) -> nn.Module:
+def _timm_network(name: str, *, pretrained: bool = False) -> nn.Module:
     """A network as timm has it.
 
     Raises:
@@ -82,7 +82,7 @@ def classifier_names(known: Any) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def find_weights(source: str) -> Weights:
+def _find_weights(source: str) -> Weights:
     """The weights of a run of crosslayer, of a file, or of a network of timm, whichever `source` names.
 
     Raises:
@@ -90,18 +90,18 @@ def find_weights(source: str) -> Weights:
         FailedError: a download that failed, or a damaged checkpoint.
     """
     if Path(source).is_dir():
-        return weights_of_run(source)
+        return _weights_of_run(source)
     if Path(source).is_file():
-        return Weights(read_file(source))
+        return Weights(_read_file(source))
     if not timm.is_model(source.split(".")[0]):
         raise ValueError(
             f"weights {source!r}: there is no such run directory, no such file, and no such network of timm"
         )
-    network: Any = timm_network(source, pretrained=True)
+    network: Any = _timm_network(source, pretrained=True)
     return Weights(network.state_dict(), *(tuple(network.pretrained_cfg[name]) for name in ("mean", "std")))
 
 
-def read_file(source: str) -> State:
+def _read_file(source: str) -> State:
     """The state dict in a file; a line says which one where there are several."""
     state, note = read_weights(source)
     if note:
@@ -109,7 +109,7 @@ def read_file(source: str) -> State:
     return state
 
 
-def weights_of_run(folder: str) -> Weights:
+def _weights_of_run(folder: str) -> Weights:
     """The last weights of a run that trained a classifier, and its data's normalisation.
 
     Raises:
@@ -133,11 +133,11 @@ def load_backbone(model: nn.Module, given: State, source: str, classifiers: tupl
     ours = model.state_dict()
     plain = {name: value for name, value in ours.items() if not any(part in name for part in NEW)}
     found = None
-    for names in (given, in_our_names(given)):
+    for names in (given, _in_our_names(given)):
         found = found or by_name(names, ours, classifiers) or by_name(names, plain, classifiers)
     found = found or in_order(given, plain, classifiers)
     if found is None:
-        raise ValueError(f"weights {source!r}: {difference(in_our_names(given) or given, ours, classifiers)}")
+        raise ValueError(f"weights {source!r}: {difference(_in_our_names(given) or given, ours, classifiers)}")
     try:
         check_numbers(found, ours)
     except ValueError as error:
@@ -145,7 +145,7 @@ def load_backbone(model: nn.Module, given: State, source: str, classifiers: tupl
     model.load_state_dict({**ours, **found})
 
 
-def in_our_names(given: State) -> State:
+def _in_our_names(given: State) -> State:
     """An authors' or timm's checkpoint of a ResNet under this project's names; empty for another."""
     try:
         family, names = recognise(given)

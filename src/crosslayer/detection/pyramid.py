@@ -44,7 +44,7 @@ class PyramidBackbone(nn.Module):
 
     def __init__(self, network: nn.Module, *, frozen_stages: int, freeze_norm: bool, channels: int) -> None:
         super().__init__()
-        levels = levels_of(network)
+        levels = _levels_of(network)
         freeze(network, levels, frozen_stages)
         used = [levels[stride] for stride in STRIDES]
         self.body = FeatureGetterNet(network, out_indices=tuple(level.number for level in used))
@@ -61,12 +61,12 @@ class PyramidBackbone(nn.Module):
         """Training mode, but not for what is frozen."""
         super().train(mode)
         for module in self.body.modules():
-            if is_frozen(module) or (self.freeze_norm and isinstance(module, _BatchNorm)):
+            if _is_frozen(module) or (self.freeze_norm and isinstance(module, _BatchNorm)):
                 module.eval()
         return self
 
 
-def levels_of(network: nn.Module) -> dict[int, Level]:
+def _levels_of(network: nn.Module) -> dict[int, Level]:
     """The network's last map of every stride, by stride.
 
     Raises:
@@ -93,9 +93,9 @@ def freeze(network: nn.Module, levels: dict[int, Level], stages: int) -> None:
     """
     if not -1 <= stages <= len(STRIDES):
         raise ValueError(f"frozen_stages is {stages}; it is from -1 (nothing) to {len(STRIDES)} (all)")
-    maps = example_maps(network, levels)
-    used = upstream(network, [maps[stride] for stride in STRIDES])
-    frozen = upstream(network, [map_ for stride, map_ in maps.items() if stride <= 2 ** (stages + 1)])
+    maps = _example_maps(network, levels)
+    used = _upstream(network, [maps[stride] for stride in STRIDES])
+    frozen = _upstream(network, [map_ for stride, map_ in maps.items() if stride <= 2 ** (stages + 1)])
     for module in network.modules():
         if isinstance(module, Mechanism) and frozen & set(module.parameters()):
             frozen |= set(module.parameters())
@@ -103,7 +103,7 @@ def freeze(network: nn.Module, levels: dict[int, Level], stages: int) -> None:
         parameter.requires_grad_(parameter in used and parameter not in frozen)
 
 
-def example_maps(network: nn.Module, levels: dict[int, Level]) -> dict[int, Tensor]:
+def _example_maps(network: nn.Module, levels: dict[int, Level]) -> dict[int, Tensor]:
     """The network's maps of a small image, by stride, with their history."""
     like, training = next(network.parameters()), network.training
     image = torch.ones(1, 3, PROBE, PROBE, device=like.device, dtype=like.dtype)
@@ -113,7 +113,7 @@ def example_maps(network: nn.Module, levels: dict[int, Level]) -> dict[int, Tens
     return dict(zip(levels, maps, strict=True))
 
 
-def upstream(network: nn.Module, maps: list[Tensor]) -> set[nn.Parameter]:
+def _upstream(network: nn.Module, maps: list[Tensor]) -> set[nn.Parameter]:
     """The parameters that some map depends on."""
     if not maps:
         return set()
@@ -123,7 +123,7 @@ def upstream(network: nn.Module, maps: list[Tensor]) -> set[nn.Parameter]:
     return {parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
 
 
-def is_frozen(module: nn.Module) -> bool:
+def _is_frozen(module: nn.Module) -> bool:
     """Whether a module has parameters and none of them learns."""
     parameters = list(module.parameters())
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)

@@ -29,7 +29,7 @@ def check_categories(trained: Trained, val: Annotations, data: str) -> None:
 def report(trained: Trained, result: Evaluation, val: Annotations, data: str, folder: Path) -> dict[str, Any]:
     """Prints the figures and writes evaluation.json, whose content it returns."""
     kinds = {"boxes": result.boxes} | ({"masks": result.masks} if result.masks else {})
-    console.print(category_table(val, kinds, f"{trained.run.path}, step {trained.step}, on {data}; AP in %"))
+    console.print(_category_table(val, kinds, f"{trained.run.path}, step {trained.step}, on {data}; AP in %"))
     for kind, precision in kinds.items():
         figures = "  ".join(f"{name} {shown(precision.figures[key])}" for key, name in NAMES.items())
         console.print(f"{kind}: {figures} (%), {result.images:,} images")
@@ -38,7 +38,7 @@ def report(trained: Trained, result: Evaluation, val: Annotations, data: str, fo
         "data": data,
         "step": trained.step,
         "images": result.images,
-        "objects": objects_of(val),
+        "objects": _objects_of(val),
     }
     for kind, precision in kinds.items():
         names = dict(zip(val.categories.ids, val.categories.names, strict=True))
@@ -49,18 +49,18 @@ def report(trained: Trained, result: Evaluation, val: Annotations, data: str, fo
     return content
 
 
-def category_table(val: Annotations, kinds: dict[str, AveragePrecision], title: str) -> Table:
+def _category_table(val: Annotations, kinds: dict[str, AveragePrecision], title: str) -> Table:
     """One row per category."""
     table = Table("category", title=title)
     for heading in ("objects", *(f"AP of {kind}" for kind in kinds)):
         table.add_column(heading, justify="right")
-    counts = objects_of(val)
+    counts = _objects_of(val)
     for category, name in zip(val.categories.ids, val.categories.names, strict=True):
         table.add_row(name, str(counts[name]), *(shown(kind.categories[category]) for kind in kinds.values()))
     return table
 
 
-def objects_of(val: Annotations) -> dict[str, int]:
+def _objects_of(val: Annotations) -> dict[str, int]:
     """Objects of each category that are no crowds."""
     names = dict(zip(val.categories.ids, val.categories.names, strict=True))
     counts = dict.fromkeys(val.categories.names, 0)

@@ -198,14 +198,14 @@ class TrainingScenes(TrainingImages[list[Scene]]):
         """
         own = (part._replace(indices=self.chosen[part.indices]) for part in plan)
         for scenes in self.workers.fetch(own):
-            yield [on_device(scene, self.device) for scene in scenes]
+            yield [_on_device(scene, self.device) for scene in scenes]
 
     def close(self) -> None:
         """Ends the workers."""
         self.workers.close()
 
 
-def on_device(scene: Scene, device: torch.device) -> Scene:
+def _on_device(scene: Scene, device: torch.device) -> Scene:
     """A scene, on its way to a device."""
     target = {name: part.to(device, non_blocking=True) for name, part in scene.target.items()}
     return Scene(scene.image.to(device, non_blocking=True), target)
@@ -223,6 +223,6 @@ def evaluated_scenes(
     pool: Workers[Part, list[Scene]] = Workers(dataset, workers, pinned=device.type == "cuda")
     try:
         for scenes in pool.fetch(Part((0, 0), 0, indices, 0, len(indices)) for indices in parts):
-            yield [on_device(scene, device) for scene in scenes]
+            yield [_on_device(scene, device) for scene in scenes]
     finally:
         pool.close()

@@ -13,7 +13,7 @@ from crosslayer.errors import FailedError
 Masks = UInt8[Tensor, "objects height width"]
 
 
-def coco_masks() -> Any:
+def _coco_masks() -> Any:
     """faster-coco-eval's mask functions.
 
     Raises:
@@ -28,7 +28,7 @@ def coco_masks() -> Any:
 
 def drawn(text: str, height: int, width: int) -> np.ndarray:
     """A segmentation (polygons, or run lengths) as pixels, height × width, 0 or 1."""
-    shape, tools = json.loads(text), coco_masks()
+    shape, tools = json.loads(text), _coco_masks()
     if isinstance(shape, list):
         polygons = [polygon for polygon in shape if len(polygon) >= 6]
         return tools.decode(tools.merge(tools.frPyObjects(polygons, height, width)))
@@ -44,5 +44,5 @@ def draw_all(texts: list[str], height: int, width: int) -> Masks:
 
 def run_lengths(masks: Bool[Tensor, "objects height width"]) -> list[dict[str, Any]]:
     """Masks in COCO's compressed run lengths, as text."""
-    encoded = [coco_masks().encode(np.asfortranarray(mask)) for mask in masks.cpu().numpy().astype(np.uint8)]
+    encoded = [_coco_masks().encode(np.asfortranarray(mask)) for mask in masks.cpu().numpy().astype(np.uint8)]
     return [{"size": rle["size"], "counts": rle["counts"].decode()} for rle in encoded]

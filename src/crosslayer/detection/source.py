@@ -29,7 +29,7 @@ def train_annotations(data: str, *, masks: bool) -> Annotations:
         UsageError: no such folder, or it holds no training split, a file that is not in COCO's format, or images that
             are absent or of another size.
     """
-    return read_annotations(*find_place(data, TRAIN_NAMES), masks=masks)
+    return read_annotations(*_find_place(data, TRAIN_NAMES), masks=masks)
 
 
 def val_annotations(data: str, *, masks: bool) -> Annotations:
@@ -39,13 +39,13 @@ def val_annotations(data: str, *, masks: bool) -> Annotations:
         UsageError: no such folder, or it holds no validation split, or one without any object, a file that is not in
             COCO's format, or images that are absent or of another size.
     """
-    annotations = read_annotations(*find_place(data, VAL_NAMES), masks=masks)
+    annotations = read_annotations(*_find_place(data, VAL_NAMES), masks=masks)
     if not len(annotations.labels):
         raise UsageError(f"annotations {annotations.file} have no object that could be found")
     return annotations
 
 
-def find_place(data: str, names: tuple[str, ...]) -> Place:
+def _find_place(data: str, names: tuple[str, ...]) -> Place:
     """The first split of these names that is there."""
     if data == NO_DATA:
         raise UsageError(f"detectors have no data of their own: give --data a folder with {LAYOUTS}")

@@ -59,7 +59,7 @@ class LeanLightPass(DepthPass):
         if isinstance(mechanism, MRLALight):
             gate = self._gate(t, pooled)
             rest = _depthwise(shortcut, _column(carried_scale), shift) + rest
-        elif has_released_cell(mechanism):
+        elif _has_released_cell(mechanism):
             gate = self._gate(t, pooled)
             refreshed = self._refreshed(t, pooled, shortcut)
             rest = rest + shortcut * _depthwise(refreshed, _column(carried_scale))
@@ -103,7 +103,7 @@ class LeanLightPass(DepthPass):
         return shift[:, None, None] if kernel is None else _depthwise(shortcut, _column(scale) * kernel, shift)
 
 
-def has_released_cell(mechanism: LightLayerAttention[Any]) -> bool:
+def _has_released_cell(mechanism: LightLayerAttention[Any]) -> bool:
     """Whether it is DLA-L with the cell as released, of which the formula is known here."""
     if type(mechanism) is not DLALight or mechanism.seen_context is not own_context:
         return False

@@ -50,7 +50,7 @@ class FusedPass(DepthPass):
 
     def end(self, t: int, ending: BlockEnd) -> Map:
         """Fused, or where that cannot be, plainly."""
-        reason = self._reason(t, ending.convolved) or end_obstacle(ending)
+        reason = self._reason(t, ending.convolved) or _end_obstacle(ending)
         if reason is None:
             out = self.fused_end(t, ending)
             self.next = t + 1
@@ -105,7 +105,7 @@ class FusedPass(DepthPass):
         return out
 
 
-def end_obstacle(ending: BlockEnd) -> str | None:
+def _end_obstacle(ending: BlockEnd) -> str | None:
     """Why the end of a residual block cannot be fused, if so."""
     return norm_obstacle(ending.norm) or altered(ending.activation, nn.ReLU)
 

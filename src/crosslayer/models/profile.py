@@ -52,21 +52,21 @@ def profile_model(model: nn.Module, image_size: int = 32) -> Profile:
     arithmetic per element are left out, as in the papers. A network that is not built of this project's stages (a
     grafted one) is counted as a whole.
     """
-    with at_rest(model):
-        image = image_like(model, image_size)
-        total = network_total(model, image)
-        parts = stage_parts(model, image, total) if isinstance(model, ResNet) else ()
+    with _at_rest(model):
+        image = _image_like(model, image_size)
+        total = _network_total(model, image)
+        parts = _stage_parts(model, image, total) if isinstance(model, ResNet) else ()
     return Profile(image_size, total, parts)
 
 
 def total_of(model: nn.Module, image_size: int) -> Part:
     """The whole network's line of `profile_model`, at half the work."""
-    with at_rest(model):
-        return network_total(model, image_like(model, image_size))
+    with _at_rest(model):
+        return _network_total(model, _image_like(model, image_size))
 
 
 @contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
+def _at_rest(model: nn.Module) -> Iterator[None]:
     """In evaluation mode, without gradients of any parameter; afterwards as it was.
 
     `no_grad` alone does not do: a view of a parameter made under it asks for a gradient and has no history, which
@@ -85,34 +85,34 @@ def at_rest(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def image_like(model: nn.Module, image_size: int) -> torch.Tensor:
+def _image_like(model: nn.Module, image_size: int) -> torch.Tensor:
     """One image on the network's device, in its precision."""
     where = next(model.parameters())
     return torch.zeros(1, 3, image_size, image_size, device=where.device, dtype=where.dtype)
 
 
-def network_total(model: nn.Module, image: torch.Tensor) -> Part:
+def _network_total(model: nn.Module, image: torch.Tensor) -> Part:
     """Size and cost of the whole network."""
     with (whole := FlopCounterMode(display=False)):
         model(image)
-    return Part("network", count_parameters(model), whole.get_total_flops() // 2)
+    return Part("network", _count_parameters(model), whole.get_total_flops() // 2)
 
 
-def stage_parts(model: ResNet, image: torch.Tensor, total: Part) -> tuple[Part, ...]:
+def _stage_parts(model: ResNet, image: torch.Tensor, total: Part) -> tuple[Part, ...]:
     """Stem, every stage, and what is left of the total for the classifier."""
     with (stem := FlopCounterMode(display=False)):
         x, carry = model.forward_stem(image), None
-    parts = [Part("stem", count_parameters(model.conv1, model.bn1), stem.get_total_flops() // 2)]
+    parts = [Part("stem", _count_parameters(model.conv1, model.bn1), stem.get_total_flops() // 2)]
     for index, stage in enumerate(model.stages):
         with (cost := FlopCounterMode(display=False)):
             depth = stage.begin(x, carry)
             x = stage(x, depth)
             carry = depth.finish()
-        parts.append(Part(f"stage {index + 1}", count_parameters(stage), cost.get_total_flops() // 2))
+        parts.append(Part(f"stage {index + 1}", _count_parameters(stage), cost.get_total_flops() // 2))
     rest = total.macs - sum(part.macs for part in parts)
-    return (*parts, Part("classifier", count_parameters(model.fc), rest))
+    return (*parts, Part("classifier", _count_parameters(model.fc), rest))
 
 
-def count_parameters(*modules: nn.Module) -> int:
+def _count_parameters(*modules: nn.Module) -> int:
     """Numbers that training changes."""
     return sum(parameter.numel() for module in modules for parameter in module.parameters())

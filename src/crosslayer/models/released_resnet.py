@@ -96,7 +96,7 @@ def build(ours: State, context: str) -> nn.Module:
     Raises:
         ValueError: no ResNet of this project is so deep, so wide or has such a stem.
     """
-    shape = shape_of(ours)
+    shape = _shape_of(ours)
     known = cifar_resnets() | imagenet_resnets()
     backbone = next((name for name, other in known.items() if other == shape), None)
     if backbone is None or "fc.weight" not in ours:
@@ -109,7 +109,7 @@ def build(ours: State, context: str) -> nn.Module:
     return create_model(backbone, mechanism, num_classes=ours["fc.weight"].shape[0], **options)
 
 
-def shape_of(ours: State) -> ResNetShape:
+def _shape_of(ours: State) -> ResNetShape:
     """Depths, widths, block and stem, from names and shapes."""
     found = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.conv1\.weight")
     blocks = sorted((int(m[1]), int(m[2])) for key in ours if (m := found.fullmatch(key)))
@@ -120,10 +120,10 @@ def shape_of(ours: State) -> ResNetShape:
         for stage in stages
     )
     block = Bottleneck if any(".conv3." in key for key in ours) else BasicBlock
-    return ResNetShape(block, depths, widths, stem_of(ours))
+    return ResNetShape(block, depths, widths, _stem_of(ours))
 
 
-def stem_of(ours: State) -> StemName:
+def _stem_of(ours: State) -> StemName:
     """The stem that the first convolutions make."""
     if "conv1.0.weight" in ours:
         return "deep"
@@ -135,7 +135,7 @@ def mechanism_of(ours: State, shape: ResNetShape, context: str) -> tuple[str, di
     parts = {key.split(".mechanism.")[1].split(".")[0] for key in ours if key.startswith("stages.0.mechanism.")}
     options: dict[str, Any] = {}
     if "cell" in parts:
-        options = cell_options(ours, len(shape.depths))
+        options = _cell_options(ours, len(shape.depths))
     if parts == {"cell"}:
         return "dianet", options
     if "cell" in parts and "lambdas" in parts:
@@ -150,7 +150,7 @@ def mechanism_of(ours: State, shape: ResNetShape, context: str) -> tuple[str, di
         return "mrla_b", {"head_channels": 32 if shape.stem == "small" else 16}
     if "recurrent" in parts:
         return "rla_g", {"recurrent_channels": ours["stages.0.mechanism.recurrent.weight"].shape[0]}
-    return gate_of(ours, shape) if "gates" in parts else ("none", {})
+    return _gate_of(ours, shape) if "gates" in parts else ("none", {})
 
 
 def head_channels(ours: State) -> int:
@@ -165,7 +165,7 @@ def head_channels(ours: State) -> int:
     return norm.numel() // temperatures.numel()
 
 
-def gate_of(ours: State, shape: ResNetShape) -> tuple[str, dict[str, Any]]:
+def _gate_of(ours: State, shape: ResNetShape) -> tuple[str, dict[str, Any]]:
     """BA, ECA or SE, by the shape of the first block's gate."""
     if "stages.0.mechanism.gates.0.excite.weight" in ours:
         channels, squeezed = ours["stages.0.mechanism.gates.0.excite.weight"].shape
@@ -179,7 +179,7 @@ def gate_of(ours: State, shape: ResNetShape) -> tuple[str, dict[str, Any]]:
     return "eca", {} if sizes == ruled else {"kernel_sizes": sizes}
 
 
-def cell_options(ours: State, stages: int) -> dict[str, Any]:
+def _cell_options(ours: State, stages: int) -> dict[str, Any]:
     """Form and reduction of the cells.
 
     Raises:

@@ -279,15 +279,15 @@ def _start_weights(model: ResNet, *, zero_last: bool) -> None:
 
     A mechanism starts its own parameters.
     """
-    start_convolutions(model.conv1)
+    _start_convolutions(model.conv1)
     for stage in model.stages:
-        start_convolutions(stage.blocks)
+        _start_convolutions(stage.blocks)
         for block in stage.blocks:
             if zero_last:
                 nn.init.zeros_(block.last_norm.weight)
 
 
-def start_convolutions(module: nn.Module) -> None:
+def _start_convolutions(module: nn.Module) -> None:
     """N(0, √(2 / (k² · out))) for every convolution within."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):

@@ -106,20 +106,20 @@ def fits(backbone: Backbone, mechanism: type[Mechanism[Any]]) -> bool:
     return not looks_inside_attention(mechanism) if backbone.open_blocks else fits_closed_blocks(mechanism)
 
 
-def default_config(backbone: str, known: Backbone) -> dict[str, Any]:
+def _default_config(backbone: str, known: Backbone) -> dict[str, Any]:
     """What timm is told of a network's images and ends; there are no weights to download."""
-    family, size = family_of(backbone), known.image_size
+    family, size = _family_of(backbone), known.image_size
     first = f"{family.first_conv}.0" if backbone.endswith("c") else family.first_conv
     shared = IMAGENET if size == 224 else CIFAR
     return {**shared, "input_size": (3, size, size), "first_conv": first, "classifier": family.classifier}
 
 
-def family_of(backbone: str) -> Family:
+def _family_of(backbone: str) -> Family:
     """The family that a backbone's name begins with."""
     return next(family for prefix, family in FAMILIES.items() if backbone.startswith(prefix))
 
 
-def entrypoint(name: str, network: str, backbone: str, mechanism: str) -> Callable[..., nn.Module]:
+def _entrypoint(name: str, network: str, backbone: str, mechanism: str) -> Callable[..., nn.Module]:
     """The function that timm calls for a name, which is the network's own or stands for it."""
 
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
@@ -128,7 +128,7 @@ def entrypoint(name: str, network: str, backbone: str, mechanism: str) -> Callab
         if not kwargs.get("img_size", True):
             del kwargs["img_size"]
         build = partial(build_model, backbone, mechanism)
-        features = {"feature_cls": "getter", "out_indices": family_of(backbone).out_indices}
+        features = {"feature_cls": "getter", "out_indices": _family_of(backbone).out_indices}
         fits = None if find_backbone(backbone).open_blocks else checkpoint_filter_fn  # resamples position embeddings
         return build_model_with_cfg(
             build, network, pretrained, feature_cfg=features, pretrained_filter_fn=fits, **kwargs
@@ -149,8 +149,8 @@ def announce() -> None:
         if network in default_cfgs:
             continue
         for name in dict.fromkeys((network, network.replace(*ALIASED))):
-            default_cfgs.update(generate_default_cfgs({name: default_config(backbone, known[backbone])}))
-            globals()[name] = register_model(entrypoint(name, network, backbone, mechanism))
+            default_cfgs.update(generate_default_cfgs({name: _default_config(backbone, known[backbone])}))
+            globals()[name] = register_model(_entrypoint(name, network, backbone, mechanism))
 
 
 announce()

@@ -68,7 +68,7 @@ def read_weights(source: str | Path | Mapping[str, Any]) -> Weights:
         note = note or (f"weights are taken from {name!r}, not from {some(others)}" if others else "")
         loaded, what = loaded[name], f"its {name!r}"
     _check_tensors(loaded, what)
-    return Weights(without_prefix({key: value for key, value in loaded.items() if key != "n_averaged"}), note)
+    return Weights(_without_prefix({key: value for key, value in loaded.items() if key != "n_averaged"}), note)
 
 
 def common_prefix(names: list[str]) -> str:
@@ -79,7 +79,7 @@ def common_prefix(names: list[str]) -> str:
     return prefix
 
 
-def without_prefix(state: State) -> State:
+def _without_prefix(state: State) -> State:
     """The state dict under the names that the network within the wrappers has."""
     prefix = common_prefix(list(state))
     return {name.removeprefix(prefix): value for name, value in state.items()}

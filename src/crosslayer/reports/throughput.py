@@ -55,7 +55,7 @@ def draw_throughput(rows: list[dict[str, Any]], machine: str, path: Path) -> Non
     figure = new_figure(9, 0.32 * sum(heights) + 1.2)
     panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, group in zip(panels, groups, strict=True):
-        draw_group(axes, [row for row in group if row["error"] is None])
+        _draw_group(axes, [row for row in group if row["error"] is None])
         axes.set_title("{mode}, {precision}, batch {batch_size}, {image_size}×{image_size}".format(**group[0]), size=10)
     panels[-1].set_xlabel("images per second; beside the bar: relative to the plain network's best")
     shown = [how for how in LOOKS if any(row["compiled"] == how for row in rows)]
@@ -65,7 +65,7 @@ def draw_throughput(rows: list[dict[str, Any]], machine: str, path: Path) -> Non
     write_figure(figure, path)
 
 
-def draw_group(axes: Axes, rows: list[dict[str, Any]]) -> None:
+def _draw_group(axes: Axes, rows: list[dict[str, Any]]) -> None:
     """One bar per configuration, the plain network on top."""
     for position, row in enumerate(rows):
         speed = row["images_per_second"]

@@ -35,7 +35,7 @@ class Count(NamedTuple):
     memory: int
 
 
-def kind_of(recipe: Recipe) -> tuple[object, ...]:
+def _kind_of(recipe: Recipe) -> tuple[object, ...]:
     """What a step's time and memory depend on."""
     size = (recipe.batch_size, recipe.image_size, recipe.precision, recipe.compile)
     return (recipe.backbone, recipe.mechanism, recipe.options, *size)
@@ -60,7 +60,7 @@ class Estimator:
         if data is None or not isinstance(recipe, Recipe):
             return Estimate(None, None, "this recipe's steps cannot be counted alone")
         counted = self.count(recipe, data.classes)
-        if alike := [each for each in self.finished if is_like(each, run.cell.recipe, recipe)]:
+        if alike := [each for each in self.finished if _is_like(each, run.cell.recipe, recipe)]:
             seconds = statistics.median(each.summary["wall_seconds"] / each.summary["steps"] for each in alike)
             per_epoch = max(round(each.summary["steps"] / each.summary["epochs"]) for each in alike)
             return Estimate(seconds * steps(recipe, per_epoch), counted.memory, "finished runs")
@@ -72,7 +72,7 @@ class Estimator:
 
     def count(self, recipe: Recipe, num_classes: int) -> Count:
         """The counted step of a recipe's kind of network."""
-        kind = kind_of(recipe)
+        kind = _kind_of(recipe)
         if kind not in self.counts:
             self.counts[kind] = count_step(recipe, num_classes)
         return self.counts[kind]
@@ -84,10 +84,10 @@ class Estimator:
         return self.limits[precision]
 
 
-def is_like(finished: Finished, name: str, recipe: Recipe) -> bool:
+def _is_like(finished: Finished, name: str, recipe: Recipe) -> bool:
     """Whether a finished run tells how long one of this recipe takes."""
     theirs = finished.run.recipe
-    return finished.run.cell.recipe == name and isinstance(theirs, Recipe) and kind_of(theirs) == kind_of(recipe)
+    return finished.run.cell.recipe == name and isinstance(theirs, Recipe) and _kind_of(theirs) == _kind_of(recipe)
 
 
 def steps(recipe: Recipe, per_epoch: int) -> int:

@@ -28,7 +28,7 @@ def chosen_cells(study: Study, only: Sequence[str]) -> tuple[Cell, ...]:
     for word in only:
         if word not in every:
             raise UsageError(f"--only: {unknown_name(f'word in {study.name}', word, every)}")
-    wanted = [{word for word in only if kind in kinds_of(word, known)} for kind in KINDS]
+    wanted = [{word for word in only if kind in _kinds_of(word, known)} for kind in KINDS]
     cells = tuple(
         cell
         for cell in study.cells
@@ -39,7 +39,7 @@ def chosen_cells(study: Study, only: Sequence[str]) -> tuple[Cell, ...]:
     return cells
 
 
-def kinds_of(word: str, known: dict[str, set[str]]) -> list[str]:
+def _kinds_of(word: str, known: dict[str, set[str]]) -> list[str]:
     """What a word names: the first kind that has it, so that a variant named like its mechanism counts once."""
     return [kind for kind in KINDS if word in known[kind]][:1]
 

@@ -135,12 +135,12 @@ def ended(active: Active, tell: Tell) -> list[Failure]:
         tell(f"  done in {seconds:,.0f} s: {active.run.name}")
         return []
     code = active.process.returncode
-    reason = f"ended by signal {-code}" if code < 0 else last_line(active.log) or f"exit code {code}"
+    reason = f"ended by signal {-code}" if code < 0 else _last_line(active.log) or f"exit code {code}"
     tell(f"  failed after {seconds:,.0f} s: {active.run.name}: {reason} (log: {active.log})")
     return [Failure(active.run, reason)]
 
 
-def last_line(log: Path) -> str:
+def _last_line(log: Path) -> str:
     """What a failed command said last."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1].removeprefix("crosslayer: ") if lines else ""

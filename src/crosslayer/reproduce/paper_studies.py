@@ -16,10 +16,10 @@ ABOUT_OPTIONS = "Mechanisms have the options of their published CIFAR networks, 
 def table1() -> Study:
     """CIFAR-10 and CIFAR-100."""
     text = f"Top-1 accuracy of ResNets on CIFAR-10 and CIFAR-100. {ABOUT_OPTIONS}"
-    return Study("table1", "Table 1: CIFAR", text, tuple(cifar_cell(row) for row in TABLE_1))
+    return Study("table1", "Table 1: CIFAR", text, tuple(_cifar_cell(row) for row in TABLE_1))
 
 
-def cifar_cell(row: PaperRow) -> Cell:
+def _cifar_cell(row: PaperRow) -> Cell:
     """A row of Table 1."""
     depth = int(row.backbone.removeprefix("cifar_resnet"))
     of10, of100 = paper.CIFAR[depth, row.mechanism]
@@ -37,10 +37,10 @@ def cifar_cell(row: PaperRow) -> Cell:
 def table2() -> Study:
     """ImageNet."""
     text = "Top-1 and top-5 accuracy of ResNets on ImageNet, with the options that the table's parameters imply."
-    return Study("table2", "Table 2: ImageNet", text, tuple(imagenet_cell(row) for row in TABLE_2))
+    return Study("table2", "Table 2: ImageNet", text, tuple(_imagenet_cell(row) for row in TABLE_2))
 
 
-def imagenet_cell(row: PaperRow) -> Cell:
+def _imagenet_cell(row: PaperRow) -> Cell:
     """A row of Table 2."""
     depth = int(row.backbone.removeprefix("resnet"))
     top1, top5 = paper.IMAGENET[depth, row.mechanism]
@@ -50,22 +50,22 @@ def imagenet_cell(row: PaperRow) -> Cell:
         "imagenet",
         row.backbone,
         row.mechanism,
-        as_words(row.options),
+        _as_words(row.options),
         metrics=(Metric(printed=Printed(top1)), Metric("val/top5", "top-5 (%)", Printed(top5) if top5 else None)),
         parameters=float(row.parameters),
         macs=float(row.macs) if row.macs else None,
     )
 
 
-def as_words(options: dict[str, Any]) -> tuple[str, ...]:
+def _as_words(options: dict[str, Any]) -> tuple[str, ...]:
     """Options as NAME=VALUE."""
     return tuple(f"{name}={value}" for name, value in options.items())
 
 
 def table3() -> Study:
     """COCO."""
-    faster = (detection_cell("coco_faster", "Faster R-CNN", BOXES, *item) for item in paper.FASTER.items())
-    mask = (detection_cell("coco_mask", "Mask R-CNN", BOXES_AND_MASKS, *item) for item in paper.MASK.items())
+    faster = (_detection_cell("coco_faster", "Faster R-CNN", BOXES, *item) for item in paper.FASTER.items())
+    mask = (_detection_cell("coco_mask", "Mask R-CNN", BOXES_AND_MASKS, *item) for item in paper.MASK.items())
     text = (
         "Average precision of Faster and Mask R-CNN on COCO val2017, backbones pretrained on ImageNet; mechanisms have "
         "their default options."
@@ -73,7 +73,7 @@ def table3() -> Study:
     return Study("table3", "Table 3: COCO", text, (*faster, *mask))
 
 
-def detection_cell(
+def _detection_cell(
     recipe: str, detector: str, names: tuple[str, ...], which: tuple[int, str], printed: tuple[float, ...]
 ) -> Cell:
     """A row of Table 3."""
@@ -106,11 +106,11 @@ def table5() -> Study:
 
 def table6() -> Study:
     """Layer-wise integration."""
-    cells = tuple(integration_cell(*item) for item in paper.INTEGRATION.items())
+    cells = tuple(_integration_cell(*item) for item in paper.INTEGRATION.items())
     return Study("table6", "Table 6: layer-wise integration", "DIANet's scheme with another cell along depth.", cells)
 
 
-def integration_cell(which: tuple[int, str], printed: tuple[Printed, float]) -> Cell:
+def _integration_cell(which: tuple[int, str], printed: tuple[Printed, float]) -> Cell:
     """A row of Table 6."""
     (depth, name), (top1, parameters) = which, printed
     mechanism, options = ("none", ()) if name == "none" else ("lii", (f"cell={name}",))
@@ -145,5 +145,5 @@ def figure4() -> Study:
     """Depth."""
     text = "Top-1 accuracy on CIFAR-100 against depth, for every mechanism that Table 1 has at more than one depth."
     deep = {row.mechanism for row in TABLE_1 if row.backbone == "cifar_resnet56"}
-    cells = tuple(cifar_cell(row) for row in TABLE_1 if row.num_classes == 100 and row.mechanism in deep)
+    cells = tuple(_cifar_cell(row) for row in TABLE_1 if row.num_classes == 100 and row.mechanism in deep)
     return Study("figure4", "Figure 4: every mechanism on CIFAR-100", text, cells)

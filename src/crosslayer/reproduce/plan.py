@@ -97,7 +97,7 @@ def plan(request: Request) -> list[Planned]:
     for cell in cells:
         if cell.recipe not in RECIPES:
             raise UsageError(f"{request.study.name} needs the recipe {cell.recipe!r}, which this crosslayer has not")
-    data = data_by_recipe(request.data, {cell.recipe for cell in cells})
+    data = _data_by_recipe(request.data, {cell.recipe for cell in cells})
     return [planned(request, cell, seed, data) for cell in cells for seed in request.seeds]
 
 
@@ -127,10 +127,10 @@ def planned(request: Request, cell: Cell, seed: int, data: dict[str, str]) -> Pl
     if cell.recipe in data:
         published = dataclasses.replace(published, data=data[cell.recipe])
     recipe = filters.with_settings(published, request.epochs, request.settings)
-    return Planned(cell, published, recipe, request.output / RUNS / folder_name(request, cell, seed))
+    return Planned(cell, published, recipe, request.output / RUNS / _folder_name(request, cell, seed))
 
 
-def folder_name(request: Request, cell: Cell, seed: int) -> str:
+def _folder_name(request: Request, cell: Cell, seed: int) -> str:
     """What distinguishes a run from all others of an output folder; studies share runs that are the same."""
     words = [
         *cell.options,
@@ -138,15 +138,15 @@ def folder_name(request: Request, cell: Cell, seed: int) -> str:
         *([f"epochs={request.epochs}"] if request.epochs else []),
         *request.settings,
     ]
-    return "-".join([cell.recipe, cell.backbone, cell.mechanism, *map(in_a_name, words), f"seed{seed}"])
+    return "-".join([cell.recipe, cell.backbone, cell.mechanism, *map(_in_a_name, words), f"seed{seed}"])
 
 
-def in_a_name(setting: str) -> str:
+def _in_a_name(setting: str) -> str:
     """NAME=VALUE as part of a folder's name."""
     return re.sub(r"[^A-Za-z0-9.,_]", "_", setting)
 
 
-def data_by_recipe(given: Sequence[str], recipes: set[str]) -> dict[str, str]:
+def _data_by_recipe(given: Sequence[str], recipes: set[str]) -> dict[str, str]:
     """Recipe → data, of `--data DIR` or `--data RECIPE=DIR …`.
 
     Raises:

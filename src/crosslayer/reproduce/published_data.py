@@ -27,10 +27,10 @@ SIZES = {
 
 def other_data(finished: Sequence[Finished]) -> list[str]:
     """What tells that runs had other data than the published ones, in words; each once."""
-    return list(dict.fromkeys(difference for run in finished if (difference := differing_data(run))))
+    return list(dict.fromkeys(difference for run in finished if (difference := _differing_data(run))))
 
 
-def differing_data(finished: Finished) -> str:
+def _differing_data(finished: Finished) -> str:
     """How the data of one run differ: by the number of classes, or of steps per epoch; empty if neither does."""
     known, recipe = SIZES.get(finished.run.cell.recipe), finished.run.recipe
     if known is None:

@@ -42,10 +42,10 @@ def run_on_ray(
         UsageError: ray is not installed, or there is no cluster at the address.
         InterruptedRun: a signal came; it was passed on.
     """
-    ray = import_ray()
-    with cluster(ray, address), shared_token(runs) as token:
+    ray = _import_ray()
+    with cluster(ray, address), _shared_token(runs) as token:
         gpus = ray.cluster_resources().get("GPU", 0) > 0
-        train = ray.remote(max_calls=1, max_retries=RETRIES, num_gpus=int(gpus), num_cpus=int(not gpus))(on_worker)
+        train = ray.remote(max_calls=1, max_retries=RETRIES, num_gpus=int(gpus), num_cpus=int(not gpus))(_on_worker)
         waiting, failures, active = list(runs), [], dict[Any, Planned]()
         with Interruption() as interruption:
             while (waiting or active) and not interruption.number:
@@ -54,14 +54,14 @@ def run_on_ray(
                     active[train.remote(task_of(run, token, launch))] = run
                 done, _ = ray.wait(list(active), num_returns=1, timeout=PATIENCE)
                 for reference in done:
-                    failures += collected(ray, reference, active.pop(reference), tell)
+                    failures += _collected(ray, reference, active.pop(reference), tell)
             if interruption.number:
                 stop(ray, list(active))
                 raise InterruptedRun(interruption.number, "stopped by a signal; the same command goes on")
     return failures
 
 
-def import_ray() -> Any:
+def _import_ray() -> Any:
     """The library.
 
     Raises:
@@ -78,7 +78,7 @@ def import_ray() -> Any:
 def cluster(ray: Any, address: str | None) -> Iterator[None]:
     """A connection to a cluster, or a cluster of this machine alone."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    check_address(address)
+    _check_address(address)
     try:
         ray.init(
             address=address, include_dashboard=None if address else False, log_to_driver=False, logging_level="ERROR"
@@ -91,7 +91,7 @@ def cluster(ray: Any, address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def check_address(address: str | None) -> None:
+def _check_address(address: str | None) -> None:
     """Raises UsageError where nobody listens at HOST:PORT, for which ray itself would wait many minutes."""
     host, _, port = (address or "").rpartition(":")
     if not (host and port.isdigit()) or "//" in host:
@@ -103,7 +103,7 @@ def check_address(address: str | None) -> None:
 
 
 @contextlib.contextmanager
-def shared_token(runs: Sequence[Planned]) -> Iterator[str]:
+def _shared_token(runs: Sequence[Planned]) -> Iterator[str]:
     """A file by which workers tell whether they see the output folder."""
     token = Path.cwd() / runs[0].path.parents[1] / f".seen-{uuid.uuid4().hex}" if runs else Path(".seen")
     if runs:
@@ -121,14 +121,14 @@ def task_of(run: Planned, token: str, launch: Sequence[str]) -> Task:
     return Task(run.fresh_words(), str(run.path.absolute()), token, begun, list(launch))
 
 
-def on_worker(task: Task) -> Outcome:
+def _on_worker(task: Task) -> Outcome:
     """What a worker does; says which it was."""
     import ray
 
     return train_here(task, f"node {ray.get_runtime_context().get_node_id()[:8]}")
 
 
-def collected(ray: Any, reference: Any, run: Planned, tell: Tell) -> list[Failure]:
+def _collected(ray: Any, reference: Any, run: Planned, tell: Tell) -> list[Failure]:
     """Keeps what a worker sent back; a failure, if its run did not end well."""
     try:
         outcome: Outcome = ray.get(reference)

@@ -43,11 +43,11 @@ def render(study: Study, runs: Sequence[Planned], output: Path, device: str = "a
     }
     for kind, text in texts.items():
         write_text(output / f"{study.name}.{kind}", text)
-    write_json(output / f"{study.name}.{STUDY}", for_page(study, lines, reduced, pictures, spread))
+    write_json(output / f"{study.name}.{STUDY}", _for_page(study, lines, reduced, pictures, spread))
     return [*(output / f"{study.name}.{kind}" for kind in texts), *pictures]
 
 
-def for_page(
+def _for_page(
     study: Study, lines: Sequence[Line], reduced: str, pictures: Sequence[Path], spread: Sequence[tuple[str, ...]]
 ) -> dict[str, Any]:
     """The study as `crosslayer report` shows it."""

@@ -59,18 +59,18 @@ def counted(ours: float | None, printed: float | None, digits: int) -> str:
 
 def as_markdown(study: Study, lines: Sequence[Line], reduced: str, spread: Sequence[tuple[str, ...]] = ()) -> str:
     """A page with the tables; `spread` is how attention is spread, in studies that look at it."""
-    table = piped([HEADINGS, ("---",) * 3 + ("--:",) * 7 + ("---",), *(texts(line, reduced) for line in lines)])
+    table = _piped([HEADINGS, ("---",) * 3 + ("--:",) * 7 + ("---",), *(texts(line, reduced) for line in lines)])
     answered = significance.answer_rows(study, lines)
     parts = [f"# {study.title}", f"**{banner(reduced)}**" if reduced else "", study.text, table, NOTE]
     if answered:
-        rows = piped([significance.HEADINGS, ("---",) * len(significance.HEADINGS), *answered])
+        rows = _piped([significance.HEADINGS, ("---",) * len(significance.HEADINGS), *answered])
         parts += [f"## {significance.caption(study)}", rows, significance.NOTE]
     if spread:
-        parts += [f"## {attention.CAPTION}", piped([attention.HEADINGS, ("---",) * 4, *spread]), attention.NOTE]
+        parts += [f"## {attention.CAPTION}", _piped([attention.HEADINGS, ("---",) * 4, *spread]), attention.NOTE]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def piped(rows: Sequence[Sequence[str]]) -> str:
+def _piped(rows: Sequence[Sequence[str]]) -> str:
     """Rows as Markdown has them."""
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 

@@ -22,9 +22,9 @@ def grafted(recipe: Recipe, num_classes: int, *, begin: bool) -> nn.Module:
         UsageError: no such network, weights that are of another one, or a mechanism it cannot carry.
         FailedError: a download that failed.
     """
-    backbone = backbone_of_timm(recipe, num_classes, begin=begin)
+    backbone = _backbone_of_timm(recipe, num_classes, begin=begin)
     if begin and (recipe.weights or recipe.pretrained):
-        start_classifiers(backbone, recipe, num_classes)
+        _start_classifiers(backbone, recipe, num_classes)
     if begin and recipe.weights:
         load_weights(backbone, recipe.weights, classifier_names(recipe))
     if recipe.mechanism == "none":
@@ -35,7 +35,7 @@ def grafted(recipe: Recipe, num_classes: int, *, begin: bool) -> nn.Module:
         raise UsageError(f"--backbone {recipe.backbone}: {error}") from error
 
 
-def backbone_of_timm(recipe: Recipe, num_classes: int, *, begin: bool) -> nn.Module:
+def _backbone_of_timm(recipe: Recipe, num_classes: int, *, begin: bool) -> nn.Module:
     """The network as timm has it."""
     name = recipe.backbone
     if not timm.is_model(name.split(".")[0]):
@@ -53,7 +53,7 @@ def backbone_of_timm(recipe: Recipe, num_classes: int, *, begin: bool) -> nn.Mod
         ) from error
 
 
-def start_classifiers(backbone: nn.Module, recipe: Recipe, num_classes: int) -> None:
+def _start_classifiers(backbone: nn.Module, recipe: Recipe, num_classes: int) -> None:
     """Zero logits where the pretrained features meet a fresh classifier: it has nothing to unlearn."""
     if not recipe.weights and getattr(timm.get_pretrained_cfg(recipe.backbone), "num_classes", None) == num_classes:
         return

@@ -59,7 +59,9 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return (
-            torch.device(torch.accelerator.current_accelerator() or "cpu") if has_accelerator() else torch.device("cpu")
+            torch.device(torch.accelerator.current_accelerator() or "cpu")
+            if _has_accelerator()
+            else torch.device("cpu")
         )
     try:
         device = torch.device(name)
@@ -76,7 +78,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def has_accelerator() -> bool:
+def _has_accelerator() -> bool:
     """Whether there is anything better than the processor."""
     return torch.accelerator.is_available()
 

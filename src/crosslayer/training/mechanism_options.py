@@ -23,14 +23,14 @@ def mechanism_options(mechanism: str, given: Sequence[str], drop_path: float) ->
             name, equals, text = option.partition("=")
             if not equals:
                 raise UsageError(f"--options {option}: write it as NAME=VALUE")
-            options[name] = parse_value(name, text, fields[name]) if name in fields else text
+            options[name] = _parse_value(name, text, fields[name]) if name in fields else text
         configure(mechanism, options)
     except ValueError as error:
         raise UsageError(str(error)) from error
     return options
 
 
-def parse_value(name: str, text: str, kind: Any) -> Any:
+def _parse_value(name: str, text: str, kind: Any) -> Any:
     """An option's text as the type its dataclass declares.
 
     Raises:
@@ -43,7 +43,7 @@ def parse_value(name: str, text: str, kind: Any) -> Any:
         close = difflib.get_close_matches(text, choices, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise UsageError(f"--options {name}={text}: it is one of {', '.join(choices)}{hint}")
-    kind = next((arm for arm in typing.get_args(kind) if arm is not type(None)), kind) if is_optional(kind) else kind
+    kind = next((arm for arm in typing.get_args(kind) if arm is not type(None)), kind) if _is_optional(kind) else kind
     try:
         if typing.get_origin(kind) is tuple:
             return tuple(int(part) for part in text.split(","))
@@ -53,6 +53,6 @@ def parse_value(name: str, text: str, kind: Any) -> Any:
         raise UsageError(f"--options {name}={text}: the value must be {what}") from None
 
 
-def is_optional(kind: Any) -> bool:
+def _is_optional(kind: Any) -> bool:
     """Whether a type is `X | None`."""
     return type(None) in typing.get_args(kind)

@@ -204,15 +204,15 @@ def flag(name: str) -> str:
 def check(recipe: "Recipe") -> None:
     """Raises UsageError for a value outside its range, or values that contradict each other."""
     check_shared(recipe)
-    check_ranges(recipe)
-    check_schedule(recipe)
-    check_augmentation(recipe)
-    check_graft(recipe)
+    _check_ranges(recipe)
+    _check_schedule(recipe)
+    _check_augmentation(recipe)
+    _check_graft(recipe)
 
 
 def check_shared(recipe: "TrainingRecipe") -> None:
     """Every number, on its own, that all recipes have; milestones rise."""
-    check_finite(recipe)
+    _check_finite(recipe)
     for name, least in SHARED_LEAST.items():
         if (value := getattr(recipe, name)) is not None and value < least:
             raise UsageError(f"{flag(name)} is {value}; it must be at least {least}")
@@ -228,7 +228,7 @@ def check_shared(recipe: "TrainingRecipe") -> None:
         raise UsageError(f"--milestones are {recipe.milestones}; they must be rising epochs")
 
 
-def check_finite(recipe: "TrainingRecipe") -> None:
+def _check_finite(recipe: "TrainingRecipe") -> None:
     """Numbers are finite, and whole ones not beyond what counts and sides of images can be."""
     for field in dataclasses.fields(recipe):
         value = getattr(recipe, field.name)
@@ -240,7 +240,7 @@ def check_finite(recipe: "TrainingRecipe") -> None:
                 raise UsageError(f"{flag(field.name)} is {str(number)[:40]}; it must be at most {most:,}")
 
 
-def check_ranges(recipe: "Recipe") -> None:
+def _check_ranges(recipe: "Recipe") -> None:
     """Every number of a classifier's recipe, on its own."""
     for name, least in LEAST.items():
         if (value := getattr(recipe, name)) is not None and value < least:
@@ -250,7 +250,7 @@ def check_ranges(recipe: "Recipe") -> None:
             raise UsageError(f"{flag(name)} is {getattr(recipe, name)}; it must be in (0, 1]")
 
 
-def check_schedule(recipe: "Recipe") -> None:
+def _check_schedule(recipe: "Recipe") -> None:
     """A cosine or a line needs room after the warm-up."""
     if recipe.schedule != "milestones" and recipe.warmup_epochs >= recipe.epochs:
         raise UsageError(
@@ -259,7 +259,7 @@ def check_schedule(recipe: "Recipe") -> None:
         )
 
 
-def check_augmentation(recipe: "Recipe") -> None:
+def _check_augmentation(recipe: "Recipe") -> None:
     """RandAugment works on single images of any size, so it needs resized crops."""
     if recipe.rand_augment is None:
         return
@@ -273,7 +273,7 @@ def check_augmentation(recipe: "Recipe") -> None:
         raise UsageError(f"--rand-augment: {error}") from error
 
 
-def check_graft(recipe: "Recipe") -> None:
+def _check_graft(recipe: "Recipe") -> None:
     """What is said of a graft needs one."""
     if recipe.graft:
         return

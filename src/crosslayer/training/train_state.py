@@ -45,15 +45,15 @@ class TrainState(NamedTuple):
 
 def prepare(name: str, recipe: TrainingRecipe, launch: Launch) -> TrainState:
     """Checks everything that can be checked, then makes the run directory (or opens the resumed one)."""
-    run = RunDirectory(launch.resume or launch.output or default_output(name, recipe))
+    run = RunDirectory(launch.resume or launch.output or _default_output(name, recipe))
     try:
-        return prepare_in(run, name, recipe, launch)
+        return _prepare_in(run, name, recipe, launch)
     except BaseException:
         run.lock.release()
         raise
 
 
-def prepare_in(run: RunDirectory, name: str, recipe: TrainingRecipe, launch: Launch) -> TrainState:
+def _prepare_in(run: RunDirectory, name: str, recipe: TrainingRecipe, launch: Launch) -> TrainState:
     """The same, in a run directory whose lock it takes and keeps."""
     if launch.resume:
         run.check_begun()
@@ -74,7 +74,7 @@ def prepare_in(run: RunDirectory, name: str, recipe: TrainingRecipe, launch: Lau
         seed=recipe.seed,
         paired=task.paired,
     )
-    state = latest_state(run) if launch.resume else None
+    state = _latest_state(run) if launch.resume else None
     learner = build_learner(recipe, len(task.dataset_info.classes), accelerator, run.path, state)
     if accelerator.is_main_process:
         run.lock.acquire()
@@ -100,7 +100,7 @@ def own_shares(accelerator: Accelerator, accumulate: int) -> Shares:
     return Shares(accelerator.process_index * accumulate, accumulate, accelerator.num_processes * accumulate)
 
 
-def default_output(name: str, recipe: TrainingRecipe) -> Path:
+def _default_output(name: str, recipe: TrainingRecipe) -> Path:
     """Where a run goes that was given no place."""
     return Path("runs") / f"{name}-{recipe.backbone}-{recipe.mechanism}-seed{recipe.seed}"
 
@@ -115,7 +115,7 @@ def announce(
     )
 
 
-def latest_state(run: RunDirectory) -> dict[str, Any] | None:
+def _latest_state(run: RunDirectory) -> dict[str, Any] | None:
     """The last checkpoint of a run, if it has any."""
     steps = checkpoint.saved_steps(run.checkpoints)
     return checkpoint.load_checkpoint(checkpoint.path_of(run.checkpoints, steps[-1])) if steps else None

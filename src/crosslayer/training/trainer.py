@@ -29,12 +29,12 @@ def training_step(state: TrainState, parts: list[Any]) -> Tensor:
     """One optimizer step over this process's parts of a batch: what it was measured by, the loss first."""
     progress, stream = state.progress, state.stream
     state.learner.set_rates(state.recipe, state.task.rate_factor(progress.step, stream.steps_per_epoch))
-    first, *others = (forward_backward(state, part, share, len(parts)) for share, part in enumerate(parts))
-    update_weights(state)
+    first, *others = (_forward_backward(state, part, share, len(parts)) for share, part in enumerate(parts))
+    _update_weights(state)
     return sum(others, start=first)
 
 
-def forward_backward(state: TrainState, part: Any, share: int, count: int) -> Tensor:
+def _forward_backward(state: TrainState, part: Any, share: int, count: int) -> Tensor:
     """The passes forward and backward of one of `count` parts: what it was measured by."""
     accelerator, progress, learner = state.accelerator, state.progress, state.learner
     key = state.recipe.seed, progress.epoch, progress.step_in_epoch, state.stream.shares.first + share
@@ -53,7 +53,7 @@ def scaled(accelerator: Accelerator, loss: Tensor) -> Tensor:
     return loss if accelerator.scaler is None else accelerator.scaler.scale(loss)
 
 
-def update_weights(state: TrainState) -> None:
+def _update_weights(state: TrainState) -> None:
     """What the gradients change, and the average of it."""
     learner, progress, scaler = state.learner, state.progress, state.accelerator.scaler
     if progress.epoch < state.recipe.freeze_epochs:
@@ -88,18 +88,18 @@ def train(name: str, recipe: TrainingRecipe, launch: Launch) -> RunDirectory:
     state = prepare(name, recipe, launch)
     try:
         with closing(state.stream.images), closing(state.trackers):
-            return run_to_end(state, name)
+            return _run_to_end(state, name)
     finally:
         state.run.lock.release()
 
 
-def run_to_end(state: TrainState, name: str) -> RunDirectory:
+def _run_to_end(state: TrainState, name: str) -> RunDirectory:
     """Epoch after epoch from where the run is, then its summary."""
     recipe = state.recipe
     last_step = final_step(recipe, state.stream.steps_per_epoch)
     progress, accelerator = state.progress, state.accelerator
     main = accelerator.is_main_process
-    rows = rows_so_far(state)
+    rows = _rows_so_far(state)
     if main and progress.step >= last_step:
         console.print(
             f"{state.run.path} is already trained to step {progress.step} of {last_step}; raise --epochs to go on"
@@ -110,7 +110,7 @@ def run_to_end(state: TrainState, name: str) -> RunDirectory:
     with Interruption() as interruption, scalar_log(state) as log, display:
         while progress.step < last_step and not stopped_early(state, rows):
             train_epoch(state, last_step, display, interruption)
-            row = finish_epoch(state, validate(state))
+            row = _finish_epoch(state, validate(state))
             rows = [*(other for other in rows if other["epoch"] != row["epoch"]), row]
             display.epoch(row, state.task.as_text(row, "train"), state.task.as_text(row, "val"))
             if main:
@@ -119,14 +119,14 @@ def run_to_end(state: TrainState, name: str) -> RunDirectory:
                 state.trackers.epoch(row)
             save(state)
             if progress.step < last_step and not stopped_early(state, rows):
-                stop_if_interrupted(state, interruption, saved=True)
+                _stop_if_interrupted(state, interruption, saved=True)
     if main:
         write_json(state.run / SUMMARY, summarise(state, name, rows))
     accelerator.wait_for_everyone()
     return state.run
 
 
-def rows_so_far(state: TrainState) -> list[Row]:
+def _rows_so_far(state: TrainState) -> list[Row]:
     """The rows of the epochs that a run has finished.
 
     Raises:
@@ -171,7 +171,7 @@ def train_epoch(state: TrainState, last_step: int, display: Display, interruptio
                     break
                 if saves:
                     save(state)
-                stop_if_interrupted(state, interruption, saved=saves)
+                _stop_if_interrupted(state, interruption, saved=saves)
 
 
 def collect(state: TrainState, measured: list[Tensor]) -> None:
@@ -208,7 +208,7 @@ def validate(state: TrainState) -> dict[str, float | None]:
     return figures
 
 
-def finish_epoch(state: TrainState, validated: dict[str, float | None]) -> dict[str, Any]:
+def _finish_epoch(state: TrainState, validated: dict[str, float | None]) -> dict[str, Any]:
     """The epoch's row; then the sums start anew, if the epoch is whole."""
     recipe, progress, stream, task = state.recipe, state.progress, state.stream, state.task
     row = {
@@ -228,7 +228,7 @@ def finish_epoch(state: TrainState, validated: dict[str, float | None]) -> dict[
     return row
 
 
-def stop_if_interrupted(state: TrainState, interruption: Interruption, *, saved: bool) -> None:
+def _stop_if_interrupted(state: TrainState, interruption: Interruption, *, saved: bool) -> None:
     """Saves, unless that is done, and raises InterruptedRun when a signal has come to any process."""
     accelerator = state.accelerator
     number = largest_of_processes(accelerator, interruption.number)

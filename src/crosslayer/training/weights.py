@@ -37,7 +37,7 @@ def load_weights(model: nn.Module, file: str, classifiers: tuple[str, ...]) -> N
     except ValueError as error:
         raise UsageError(f"--weights {file}: {error}") from error
     model.load_state_dict({**ours, **matched})
-    fresh = sorted(name for name in ours if of_classifier(name, classifiers) and name not in matched)
+    fresh = sorted(name for name in ours if _of_classifier(name, classifiers) and name not in matched)
     for said in (note, f"the classifier begins anew, the file has none of these classes: {some(fresh)}" * bool(fresh)):
         if said:
             errors.print(f"--weights {file}: {said}")
@@ -58,10 +58,10 @@ def _type(value: torch.Tensor) -> str:
 
 def by_name(given: State, ours: State, classifiers: tuple[str, ...]) -> State | None:
     """Tensors under our names, if all but classifiers and counters of batches are there in our shapes."""
-    body = {name for name in ours if not may_lack(name, classifiers)}
+    body = {name for name in ours if not _may_lack(name, classifiers)}
     if not body <= set(given) or any(given[name].shape != ours[name].shape for name in body):
         return None
-    if any(not may_lack(name, classifiers) for name in set(given) - set(ours)):
+    if any(not _may_lack(name, classifiers) for name in set(given) - set(ours)):
         return None
     return {name: value for name, value in given.items() if name in ours and value.shape == ours[name].shape}
 
@@ -74,22 +74,22 @@ def in_order(given: State, ours: State, classifiers: tuple[str, ...]) -> State |
         return None
     pairs = list(zip(names, theirs.values(), strict=True))
     fits = {name: value for name, value in pairs if value.shape == ours[name].shape}
-    return fits if all(name in fits or of_classifier(name, classifiers) for name in names) else None
+    return fits if all(name in fits or _of_classifier(name, classifiers) for name in names) else None
 
 
-def of_classifier(name: str, classifiers: tuple[str, ...]) -> bool:
+def _of_classifier(name: str, classifiers: tuple[str, ...]) -> bool:
     """Whether a tensor belongs to a classifier."""
     return name.startswith(tuple(f"{classifier}." for classifier in classifiers))
 
 
-def may_lack(name: str, classifiers: tuple[str, ...]) -> bool:
+def _may_lack(name: str, classifiers: tuple[str, ...]) -> bool:
     """Whether a file may do without a tensor."""
-    return name.endswith("num_batches_tracked") or of_classifier(name, classifiers)
+    return name.endswith("num_batches_tracked") or _of_classifier(name, classifiers)
 
 
 def difference(given: State, ours: State, classifiers: tuple[str, ...]) -> str:
     """Why neither rule applies, in words."""
-    body = [name for name in ours if not may_lack(name, classifiers)]
+    body = [name for name in ours if not _may_lack(name, classifiers)]
     missing = [name for name in body if name not in given]
     wrong = [name for name in body if name in given and given[name].shape != ours[name].shape]
     if len(missing) < len(body) and (missing or wrong):

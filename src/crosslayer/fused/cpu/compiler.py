@@ -73,7 +73,7 @@ def build_all(report: Callable[[str], None] | None = None) -> float:
     """
     tell = report or (lambda _line: None)
     began = time.perf_counter()
-    missing = _unloaded() and not all(map(is_kept, LIBRARIES))
+    missing = _unloaded() and not all(map(_is_kept, LIBRARIES))
     if missing:
         tell("building C++ kernels …")
     reason = obstacle()
@@ -96,19 +96,19 @@ def built_library(name: str) -> ctypes.CDLL | str:
     try:
         command = compiler()
         stem = f"{name}-{fingerprint(command)}"
-        return kept_library(stem) or new_library(command, SOURCES / name / "cpu.cpp", stem)
+        return _kept_library(stem) or _new_library(command, SOURCES / name / "cpu.cpp", stem)
     except subprocess.CalledProcessError as error:
-        return f"{shlex.join(error.cmd[:1])} cannot compile {name}/cpu.cpp: {one_line(error.stderr)}"
+        return f"{shlex.join(error.cmd[:1])} cannot compile {name}/cpu.cpp: {_one_line(error.stderr)}"
     except FileNotFoundError as error:
         return str(error)
     except (OSError, ValueError) as error:
         return f"{name}/cpu.cpp cannot be built, or loaded: {error}"
 
 
-def is_kept(name: str) -> bool:
+def _is_kept(name: str) -> bool:
     """Whether nothing has to be compiled for a library."""
     try:
-        return any(map(is_whole, kept_files(f"{name}-{fingerprint(compiler())}")))
+        return any(map(_is_whole, _kept_files(f"{name}-{fingerprint(compiler())}")))
     except (OSError, ValueError, subprocess.CalledProcessError):
         return False
 
@@ -132,13 +132,13 @@ def cache_folder() -> Path:
     return cache_dir("native")
 
 
-def kept_files(stem: str) -> list[Path]:
+def _kept_files(stem: str) -> list[Path]:
     """Kept libraries of that name, whatever their bytes; none in a folder that others could have filled."""
     folder = cache_folder()
-    return sorted(folder.glob(f"{stem}-*.so")) if is_safe(folder) else []
+    return sorted(folder.glob(f"{stem}-*.so")) if _is_safe(folder) else []
 
 
-def is_safe(folder: Path) -> bool:
+def _is_safe(folder: Path) -> bool:
     """Whether a folder is there and, of those that libraries come from, only its owner or a group writes to it."""
     try:
         status = folder.stat()
@@ -149,10 +149,10 @@ def is_safe(folder: Path) -> bool:
     return not status.st_mode & 0o002
 
 
-def kept_library(stem: str) -> ctypes.CDLL | None:
+def _kept_library(stem: str) -> ctypes.CDLL | None:
     """A library from the cache; damaged ones are removed, if they may be."""
-    for path in kept_files(stem):
-        if is_whole(path):
+    for path in _kept_files(stem):
+        if _is_whole(path):
             with contextlib.suppress(OSError):
                 return ctypes.CDLL(str(path))
         with contextlib.suppress(OSError):
@@ -160,7 +160,7 @@ def kept_library(stem: str) -> ctypes.CDLL | None:
     return None
 
 
-def is_whole(path: Path) -> bool:
+def _is_whole(path: Path) -> bool:
     """Whether a library has the bytes that it is named after."""
     try:
         return path.stem.endswith(f"-{digest(path.read_bytes())}")
@@ -168,9 +168,9 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-def new_library(command: Command, source: Path, stem: str) -> ctypes.CDLL:
+def _new_library(command: Command, source: Path, stem: str) -> ctypes.CDLL:
     """Compiles in a temporary folder and moves the library into the cache, or loads it from where it is."""
-    remove_stale(Path(tempfile.gettempdir()))
+    _remove_stale(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
         made = Path(folder) / f"{stem}.so"
         run([*command, *FLAGS, str(source), "-o", str(made)])
@@ -187,9 +187,9 @@ def keep(made: Path) -> Path:
     """Copies a library into the cache under its whole name, all of it or nothing."""
     folder = cache_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not is_safe(folder):
+    if not _is_safe(folder):
         raise PermissionError(f"others may write to {folder}")
-    remove_stale(folder)
+    _remove_stale(folder)
     content = made.read_bytes()
     target = folder / f"{made.stem}-{digest(content)}.so"
     descriptor, partial = tempfile.mkstemp(dir=folder, prefix=PREFIX)
@@ -204,7 +204,7 @@ def keep(made: Path) -> Path:
         Path(partial).unlink(missing_ok=True)
 
 
-def remove_stale(folder: Path) -> None:
+def _remove_stale(folder: Path) -> None:
     """Removes what killed builds left."""
     with contextlib.suppress(OSError):
         for path in folder.glob(f"{PREFIX}*"):
@@ -255,7 +255,7 @@ def run(command: list[str]) -> bytes:
     return subprocess.run(command, capture_output=True, check=True, env=environment, stdin=subprocess.DEVNULL).stdout
 
 
-def one_line(message: bytes) -> str:
+def _one_line(message: bytes) -> str:
     """The beginning of a compiler's complaint, in whatever encoding."""
     return " ".join(message.decode(errors="replace").split())[:500]
 

@@ -24,15 +24,15 @@ def structure(norm: Norm) -> ctypes.Structure:
     """A normalisation as the functions take it, which must outlive the call."""
     *tensors, epsilon = norm
     places = (ctypes.c_void_p * 5)(*map(pointer, tensors))
-    return precision_of(norm)(places, epsilon)
+    return _precision_of(norm)(places, epsilon)
 
 
 def missing(other: Norm) -> ctypes.Structure:
     """What says that there is none, beside another normalisation."""
-    return precision_of(other)()
+    return _precision_of(other)()
 
 
-def precision_of(norm: Norm) -> type[FloatNorm] | type[DoubleNorm]:
+def _precision_of(norm: Norm) -> type[FloatNorm] | type[DoubleNorm]:
     """The structure for a normalisation's numbers."""
     return DoubleNorm if norm.mean.dtype == torch.float64 else FloatNorm
 

@@ -42,7 +42,7 @@ def address(x: Tensor | None) -> ctypes.c_void_p:
 
 
 @functools.cache
-def pointers(count: int) -> type[ctypes.Structure]:
+def _pointers(count: int) -> type[ctypes.Structure]:
     """A structure of so many addresses."""
     fields = [(f"pointer{i}", ctypes.c_void_p) for i in range(count)]
     return type(f"Pointers{count}", (ctypes.Structure,), {"_fields_": fields})
@@ -50,7 +50,7 @@ def pointers(count: int) -> type[ctypes.Structure]:
 
 def addresses(*tensors: Tensor | None) -> ctypes.Structure:
     """Of several tensors, as one argument: a structure of pointers."""
-    return pointers(len(tensors))(*map(pointer, tensors))
+    return _pointers(len(tensors))(*map(pointer, tensors))
 
 
 def call(source: str, function: str, dtype: torch.dtype, *arguments: Any) -> None:

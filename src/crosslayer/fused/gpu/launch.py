@@ -39,32 +39,32 @@ class Plan(NamedTuple):
 def plan(x: Tensor) -> Plan:
     """For windows that walk down rows: whole columns to a program, or as many rows as leave programs enough."""
     _, _, height, width = x.shape
-    tile = tile_of(x, width, ELEMENTS)
+    tile = _tile_of(x, width, ELEMENTS)
     return cut(x, tile, height, least=4)
 
 
 def stretches(x: Tensor) -> Plan:
     """For passes to which a position's neighbours are nothing: stretches of positions, tile by tile."""
     size = x.shape[2] * x.shape[3]
-    tile = tile_of(x, size, STREAMED)
+    tile = _tile_of(x, size, STREAMED)
     return cut(x, tile, size, least=tile.positions)
 
 
 def tiles(x: Tensor, elements: int) -> Plan:
     """Likewise, with one tile of about so many numbers to a program."""
     size = x.shape[2] * x.shape[3]
-    tile = tile_of(x, size, elements)
-    chunks = ceil_divide(size, tile.positions)
+    tile = _tile_of(x, size, elements)
+    chunks = _ceil_divide(size, tile.positions)
     return Plan(x.shape[0] * chunks, chunks, tile.positions, tile)
 
 
 def cut(x: Tensor, tile: Tile, length: int, least: int) -> Plan:
     """All of an image's rows or positions to a program, or as many, `least` or more, as leave programs enough."""
     batch, channels = x.shape[:2]
-    programs = max(batch * ceil_divide(channels, tile.channels), 1)
-    chunks = min(ceil_divide(ENOUGH_PROGRAMS, programs), ceil_divide(length, least))
-    each = power_of_two(ceil_divide(length, chunks))
-    chunks = ceil_divide(length, each)
+    programs = max(batch * _ceil_divide(channels, tile.channels), 1)
+    chunks = min(_ceil_divide(ENOUGH_PROGRAMS, programs), _ceil_divide(length, least))
+    each = _power_of_two(_ceil_divide(length, chunks))
+    chunks = _ceil_divide(length, each)
     return Plan(batch * chunks, chunks, each, tile)
 
 
@@ -90,26 +90,26 @@ def launch_along(kernel: Any, plan: Plan, x: Tensor, *arguments: Any, **flags: f
 
 def start(kernel: Any, plan: Plan, x: Tensor, *arguments: Any, **constants: float) -> None:
     """Launches a kernel for all programs and channels, on the device of x."""
-    grid = (plan.programs, ceil_divide(x.shape[1], plan.tile.channels))
+    grid = (plan.programs, _ceil_divide(x.shape[1], plan.tile.channels))
     accumulated = TRITON_TYPES[accumulator(x)]
     with torch.cuda.device_of(x):
         kernel[grid](*arguments, **constants, CHANNELS=plan.tile.channels, ACC=accumulated, **OPTIONS)
 
 
-def tile_of(x: Tensor, positions: int, elements: int) -> Tile:
+def _tile_of(x: Tensor, positions: int, elements: int) -> Tile:
     """A tile of about `elements` numbers of a map whose rows (or whole map) have so many positions."""
     if channels_last(x) or positions == 1:
-        channels = min(power_of_two(x.shape[1]), 64)
-        return Tile(min(power_of_two(positions), max(elements // channels, 1)), channels)
-    along = min(power_of_two(positions), 64)
-    return Tile(along, min(power_of_two(x.shape[1]), max(elements // along, 1)))
+        channels = min(_power_of_two(x.shape[1]), 64)
+        return Tile(min(_power_of_two(positions), max(elements // channels, 1)), channels)
+    along = min(_power_of_two(positions), 64)
+    return Tile(along, min(_power_of_two(x.shape[1]), max(elements // along, 1)))
 
 
-def power_of_two(n: int) -> int:
+def _power_of_two(n: int) -> int:
     """The least power of two that is not below n."""
     return 1 << max(n - 1, 0).bit_length()
 
 
-def ceil_divide(a: int, b: int) -> int:
+def _ceil_divide(a: int, b: int) -> int:
     """How many b it takes to cover a."""
     return -(-a // b)

@@ -68,9 +68,9 @@ def light_block(
         before: the shortcut's pool, and both parts of the context, as far as they are known.
     """
     x, added = lying(convolved), lying(shortcut)
-    given = [exact_all(tensors, x) for tensors in (weights, cell or [None] * 8, before)]
+    given = [_exact_all(tensors, x) for tensors in (weights, cell or [None] * 8, before)]
     squeezed = cell[0].shape[0] if cell else 0
-    counts = Counts(weights.query.numel(), head_channels, squeezed, chunk(x, bytes_of(given[1])))
+    counts = Counts(weights.query.numel(), head_channels, squeezed, chunk(x, _bytes_of(given[1])))
     out, after = torch.empty_like(x), new(x, head_channels, bool(cell))
     maps, small = addresses(x, added, out), (addresses(*tensors) for tensors in (*given, after))
     structures = [missing(norms[0]) if norm is None else structure(norm) for norm in norms]
@@ -78,12 +78,12 @@ def light_block(
     return lying_as(convolved, out), after
 
 
-def exact_all(small: Iterable[Tensor | None], x: Tensor) -> list[Tensor | None]:
+def _exact_all(small: Iterable[Tensor | None], x: Tensor) -> list[Tensor | None]:
     """In the precision of the arithmetic on maps like x."""
     return [None if one is None else exact(one, x) for one in small]
 
 
-def bytes_of(tensors: list[Tensor | None]) -> int:
+def _bytes_of(tensors: list[Tensor | None]) -> int:
     """Of all that are there."""
     return sum(one.nbytes for one in tensors if one is not None)
 

@@ -47,8 +47,8 @@ def norm_sums(
     merged = new_map(terms.x)
     partials = norm.mean.new_empty((launch.programs, 2, terms.x.shape[1]))
     incoming = (alike(gradient.map, terms.x), gradient.everywhere)
-    arguments = (*incoming, *addresses(terms), rows(ending_of(ended, norm)), norm.mean, merged, partials)
-    flags = {"HAS_KERNEL": has_kernel(terms), **ending_flags(ended)}
+    arguments = (*incoming, *addresses(terms), rows(_ending_of(ended, norm)), norm.mean, merged, partials)
+    flags = {"HAS_KERNEL": has_kernel(terms), **_ending_flags(ended)}
     launch_over(merge_norm_sums_kernel, launch, terms.x, *arguments, **flags)
     plain, weighted = gathered(partials, launch).unbind(1)
     return merged, plain, weighted
@@ -83,10 +83,10 @@ def merge_gradients(
     incoming = alike(gradient.map, x)
     maps = (incoming, gradient.everywhere, incoming if merged is None else merged)
     vectors = (rows(norm), keep, *known, count_of(x))
-    arguments = (*maps, *addresses(terms), rows(ending_of(ended, norm)), *vectors, dx, ds, partials)
+    arguments = (*maps, *addresses(terms), rows(_ending_of(ended, norm)), *vectors, dx, ds, partials)
     flags = {
         "HAS_KERNEL": has_kernel(terms),
-        **ending_flags(ended),
+        **_ending_flags(ended),
         "HAS_KEEP": norm.keep is not None,
         "BATCH_STATISTICS": affine is not None,
         "EPSILON": norm.epsilon,
@@ -114,11 +114,11 @@ def has_kernel(terms: Terms) -> bool:
     return terms.shortcut_kernel is not None
 
 
-def ending_of(ended: Ended | None, other: Norm) -> Norm:
+def _ending_of(ended: Ended | None, other: Norm) -> Norm:
     """The normalisation of an end, or another that is not read."""
     return other if ended is None else ended.norm
 
 
-def ending_flags(ended: Ended | None) -> dict[str, bool | float]:
+def _ending_flags(ended: Ended | None) -> dict[str, bool | float]:
     """Whether there is an end, and its ε."""
     return {"ENDED": ended is not None, "ENDING_EPSILON": 0.0 if ended is None else ended.norm.epsilon}

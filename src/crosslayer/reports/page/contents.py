@@ -105,7 +105,7 @@ def read_contents(folder: Path) -> Contents:
         UsageError: there are none.
         FailedError: a file of theirs is damaged.
     """
-    runs = [read_run(file.parent, folder) for file in sorted(folder.rglob(RECIPE))]
+    runs = [_read_run(file.parent, folder) for file in sorted(folder.rglob(RECIPE))]
     studies = [Study(file.parent, read_record(file, StudyRecord)) for file in sorted(folder.rglob(f"*.{STUDY}"))]
     if not runs and not studies:
         state = "holds no run and no study" if folder.is_dir() else "does not exist"
@@ -113,7 +113,7 @@ def read_contents(folder: Path) -> Contents:
     return Contents(folder, runs, studies)
 
 
-def read_run(path: Path, folder: Path) -> RunFacts:
+def _read_run(path: Path, folder: Path) -> RunFacts:
     """One run's files.
 
     Raises:

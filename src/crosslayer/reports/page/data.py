@@ -11,12 +11,12 @@ def script_data(contents: Contents) -> dict[str, Any]:
     """Every run with its curves, and a sentence for every two groups of runs that can be tested against each other."""
     groups = list(dict.fromkeys(run.group for run in contents.runs))
     return {
-        "runs": [as_data(run, groups.index(run.group)) for run in contents.runs],
+        "runs": [_as_data(run, groups.index(run.group)) for run in contents.runs],
         "differences": differences(contents.runs, groups),
     }
 
 
-def as_data(run: RunFacts, group: int) -> dict[str, Any]:
+def _as_data(run: RunFacts, group: int) -> dict[str, Any]:
     """One run."""
     return {
         "path": run.path,
@@ -38,7 +38,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def differences(runs: list[RunFacts], groups: list[str]) -> dict[str, str]:
     """`i-j` of two groups, i < j, of one recipe → how group i's last epochs differ from group j's."""
-    finished = [finished_seeds(runs, group) for group in groups]
+    finished = [_finished_seeds(runs, group) for group in groups]
     sentences: dict[str, str] = {}
     for (i, ours), (j, theirs) in itertools.combinations(enumerate(finished), 2):
         if ours and theirs and comparable(ours[0], theirs[0]):
@@ -49,7 +49,7 @@ def differences(runs: list[RunFacts], groups: list[str]) -> dict[str, str]:
     return sentences
 
 
-def finished_seeds(runs: list[RunFacts], group: str) -> list[RunFacts]:
+def _finished_seeds(runs: list[RunFacts], group: str) -> list[RunFacts]:
     """A group's finished runs, one of each seed: a copy of a run is no second sample."""
     done = (run for run in runs if run.group == group and run.summary and run.rows and run.last is not None)
     return list({run.recipe.get("seed", 0): run for run in done}.values())

@@ -27,13 +27,13 @@ def page(contents: Contents, title: str) -> str:
         style=part("page.css").read_text("utf-8"),
         script=part("page.js").read_text("utf-8"),
         data=data,
-        studies="".join(study_section(study) for study in contents.studies),
-        runs=table("Runs", RUN_HEADINGS, [run_texts(run) for run in contents.runs]),
-        details="".join(run_details(index, run) for index, run in enumerate(contents.runs)),
+        studies="".join(_study_section(study) for study in contents.studies),
+        runs=table("Runs", RUN_HEADINGS, [_run_texts(run) for run in contents.runs]),
+        details="".join(_run_details(index, run) for index, run in enumerate(contents.runs)),
     )
 
 
-def study_section(study: Study) -> str:
+def _study_section(study: Study) -> str:
     """Tables and figures of a study."""
     folder, told = study
     text = "".join(f"<p>{html.escape(part)}</p>" for part in told.text.split("\n\n"))
@@ -67,7 +67,7 @@ def figure(file: Path) -> str:
     return f'<figure><img alt="{name}" src="data:image/png;base64,{encoded}"><figcaption>{name}</figcaption></figure>'
 
 
-def run_texts(run: RunFacts) -> tuple[str, ...]:
+def _run_texts(run: RunFacts) -> tuple[str, ...]:
     """A run's cells under `RUN_HEADINGS`."""
     recipe, summary, metric = run.recipe, run.summary or {}, run.metric
     names = (recipe.get("backbone", ""), recipe.get("mechanism", ""), " ".join(recipe.get("options", ())))
@@ -82,7 +82,7 @@ def run_texts(run: RunFacts) -> tuple[str, ...]:
     return (run.path, run.recipe_name, *names, str(recipe.get("seed", "")), epochs, *texts, changed)
 
 
-def run_details(index: int, run: RunFacts) -> str:
+def _run_details(index: int, run: RunFacts) -> str:
     """A place that the script fills when it is opened."""
     warning = ' <span class="badge">changed</span>' if run.changed else ""
     return f'<details data-run="{index}"><summary>{html.escape(run.path)}{warning}</summary></details>'
