@@ -14,12 +14,13 @@ from crosslayer.benchmark.memory import saved_for_backward
 from crosslayer.benchmark.networks import build_network
 from crosslayer.benchmark.process import WorkerProcess
 from crosslayer.benchmark.rows import rows_of
-from crosslayer.benchmark.workload import STEPS
+from crosslayer.benchmark.workload import step_of
 from tests.mechanisms.hosts import RESNET_MECHANISMS
 
 TINY = ("--batch-sizes", 2, "--image-sizes", 8, "--num-classes", 5, "--seconds", 0.05, "--rounds", 1, "--threads", 1)
 KEYS = (
-    *("backbone", "mechanism", "mode", "precision", "compiled", "impl", "batch_size", "image_size"),
+    *("backbone", "mechanism", "mode", "precision", "compiled", "impl", "runtime"),
+    *("batch_size", "image_size"),
     *("images_per_second", "ms_per_image", "spread", "relative_to_plain", "relative_to_plain_same"),
     *("peak_memory_mb", "tensor_mb", "saved_mb", "limit_ms", "limit", "of_limit", "device", "compile_seconds"),
 )
@@ -73,6 +74,7 @@ def test_rows(crosslayer, tmp_path: Path):
         (("--threads", "0"), "--threads is 0; it must be at least 1"),
         (("--modes",), "--modes is empty"),
         (("--plot", "speed.jpg"), "ends with .png"),
+        (("--runtime", "openvino", "--modes", "train"), "--runtimes openvino is measured with --modes infer"),
         (("--device", "tpu"), "it is auto, cpu, cuda, cuda:N or mps"),
     ],
 )
@@ -82,6 +84,28 @@ def test_faults_are_one_sentence(crosslayer, words: tuple[str, ...], sentence: s
     assert sentence in err
     assert len(err.splitlines()) == 1
     assert not out
+
+
+def test_other_runtimes(crosslayer):
+    words = "--mechanisms", "dla_l", "--runtime", "onnxruntime", "openvino", "--device", "cpu", "--json"
+    code, out, err = crosslayer("bench", *words, *TINY)
+    assert code == 0, err
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(row["runtime"], row["mechanism"], row["mode"]) for row in rows] == [
+        *(("onnxruntime", "none", "infer"), ("onnxruntime", "dla_l", "infer")),
+        *(("openvino", "none", "infer"), ("openvino", "dla_l", "infer")),
+    ]
+    assert all(row["error"] is None and row["images_per_second"] > 0 and row["threads"] == 1 for row in rows)
+    assert all(row["saved_mb"] is row["tensor_mb"] is None for row in rows)
+    assert [row["relative_to_plain"] for row in rows[::2]] == [1, 1]
+    assert rows[1]["relative_to_plain"] == pytest.approx(rows[1]["images_per_second"] / rows[0]["images_per_second"])
+
+
+def test_a_runtime_that_is_not_installed_is_told(crosslayer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("crosslayer.benchmark.checks.find_spec", lambda _: None)
+    code, _, err = crosslayer("bench", "--runtime", "openvino")
+    assert code == 2
+    assert err == "crosslayer: --runtimes openvino needs openvino: pip install 'crosslayer[export]'\n"
 
 
 def test_fused_is_refused_where_it_cannot_run(crosslayer, monkeypatch: pytest.MonkeyPatch):
@@ -146,11 +170,11 @@ def test_every_mechanism_has_a_cost_in_inference():
 
 
 def test_saved_memory_is_what_a_linear_layer_keeps():
-    chosen = configuration(image_sizes=(4,))
-    step = STEPS["train"](torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5)), chosen)
+    chosen = configuration(image_sizes=(4,), modes=("train",))
+    step = step_of(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5)), chosen)
     logits, images = 2 * 5 * 4, 2 * 48 * 4
     assert saved_for_backward(step) == pytest.approx(images + logits + 8 * 2 + 4, abs=8)
-    assert saved_for_backward(STEPS["infer"](torch.nn.Flatten(), chosen)) is None
+    assert saved_for_backward(step_of(torch.nn.Flatten(), configuration(modes=("infer",)))) is None
 
 
 def test_a_worker_tells_what_went_wrong_its_own_death_included():

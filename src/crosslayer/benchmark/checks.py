@@ -1,26 +1,41 @@
 """What a plan may hold: every fault is one sentence, told before anything is measured."""
 
 import math
+from importlib.util import find_spec
 
 from crosslayer.benchmark.configuration import PLAIN, Plan
 from crosslayer.benchmark.networks import build_network
+from crosslayer.benchmark.workload import FORMATS
 from crosslayer.errors import UsageError
+from crosslayer.export.formats import find_kind
 from crosslayer.fused import unavailable
 from crosslayer.training.launch import choose_device
 from crosslayer.training.recipe import flag
 
-LISTS = ("backbones", "mechanisms", "modes", "precisions", "compiled", "impls", "batch_sizes")
+LISTS = ("backbones", "mechanisms", "modes", "precisions", "compiled", "impls", "runtimes", "batch_sizes")
 LEAST = {"num_classes": 1, "threads": 1, "rounds": 1}
 
 
 def check(plan: Plan) -> None:
     """Raises UsageError for a value outside its range, an unknown name, or two that do not go together."""
     check_numbers(plan)
-    if "fused" in plan.impls and (reason := unavailable(choose_device(plan.device))):
+    check_runtimes(plan)
+    if "torch" in plan.runtimes and "fused" in plan.impls and (reason := unavailable(choose_device(plan.device))):
         raise UsageError(f"--impls fused: {reason}; use plain")
     pairs = {(backbone, mechanism) for backbone in plan.backbones for mechanism in (PLAIN, *plan.mechanisms)}
     for backbone, mechanism in sorted(pairs | ({(plan.baseline, PLAIN)} if plan.baseline else set())):
         build_network(backbone, mechanism, plan.num_classes)
+
+
+def check_runtimes(plan: Plan) -> None:
+    """What runtimes beside PyTorch need."""
+    for runtime, name in FORMATS.items():
+        if runtime not in plan.runtimes:
+            continue
+        if missing := [package for package in find_kind(name).needs if find_spec(package) is None]:
+            raise UsageError(f"--runtimes {runtime} needs {' and '.join(missing)}: pip install 'crosslayer[export]'")
+        if "infer" not in plan.modes or "fp32" not in plan.precisions or choose_device(plan.device).type != "cpu":
+            raise UsageError(f"--runtimes {runtime} is measured with --modes infer --precisions fp32 --device cpu only")
 
 
 def check_numbers(plan: Plan) -> None:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from crosslayer.benchmark.networks import default_image_size
 
@@ -10,6 +12,7 @@ Mode = Literal["train", "infer"]
 Precision = Literal["fp32", "bf16"]
 Compiled = Literal["eager", "compiled"]
 Impl = Literal["fused", "plain"]
+Runtime = Literal["torch", "onnxruntime", "openvino"]
 PLAIN = "none"
 """The mechanism of the plain network."""
 
@@ -24,6 +27,7 @@ class Configuration:
     precision: Precision
     compiled: Compiled
     impl: Impl
+    runtime: Runtime
     batch_size: int
     image_size: int
     num_classes: int
@@ -32,9 +36,14 @@ class Configuration:
 
     def __str__(self) -> str:
         return (
-            f"{self.backbone} + {self.mechanism}, {self.mode}, {self.precision}, {self.compiled}, {self.impl}, "
+            f"{self.backbone} + {self.mechanism}, {self.mode}, {self.precision}, {self.how}, "
             f"batch {self.batch_size}, {self.image_size}×{self.image_size}"
         )
+
+    @property
+    def how(self) -> str:
+        """What runs it."""
+        return f"{self.compiled} {self.impl}" if self.runtime == "torch" else self.runtime
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +64,8 @@ class Plan:
     """Without torch.compile, with it, or both."""
     impls: tuple[Impl, ...] = ("fused",)
     """By fused ops (`crosslayer.fuse`), in plain PyTorch, or both."""
+    runtimes: Annotated[tuple[Runtime, ...], tyro.conf.arg(aliases=["--runtime"])] = ("torch",)
+    """PyTorch, or another that runs the exported program: inference in fp32 on the CPU, and nothing else."""
     batch_sizes: tuple[int, ...] = (64,)
     """Images per step."""
     image_sizes: tuple[int, ...] = ()
@@ -90,7 +101,7 @@ def groups(plan: Plan, device: str) -> list[Group]:
     """Groups of configurations that are compared, each led by the plain network's.
 
     Those of a group differ in mechanism, compilation and implementation only, and in the backbone where the plan
-    has a baseline of another name.
+    has a baseline of another name. What a runtime cannot do (training, bf16) is left out.
     """
     every = [
         tuple(
@@ -98,24 +109,28 @@ def groups(plan: Plan, device: str) -> list[Group]:
                 **dataclasses.asdict(variant),
                 mode=mode,
                 precision=precision,
+                runtime=runtime,
                 batch_size=batch_size,
                 image_size=image_size,
                 num_classes=plan.num_classes,
                 channels_last=plan.channels_last,
                 device=device,
             )
-            for variant in variants(plan, backbone)
+            for variant in variants(plan, backbone, runtime)
         )
-        for backbone, mode, precision, batch_size in itertools.product(
-            plan.backbones, plan.modes, plan.precisions, plan.batch_sizes
+        for backbone, runtime, mode, precision, batch_size in itertools.product(
+            plan.backbones, plan.runtimes, plan.modes, plan.precisions, plan.batch_sizes
         )
+        if runtime == "torch" or (mode == "infer" and precision == "fp32")
         for image_size in plan.image_sizes or (default_image_size(backbone),)
     ]
     return list(dict.fromkeys(every))
 
 
-def variants(plan: Plan, backbone: str) -> list[Variant]:
+def variants(plan: Plan, backbone: str, runtime: Runtime) -> list[Variant]:
     """The plain network as compared with, the backbone's own if asked for, then every mechanism's; each once."""
+    if runtime != "torch":  # which run one program of a network
+        plan = dataclasses.replace(plan, compiled=("eager",), impls=("plain",))
     plains = [plan.baseline or backbone, *([backbone] if PLAIN in plan.mechanisms else [])]
     plain = [Variant(name, PLAIN, compiled, "plain") for name in plains for compiled in plan.compiled]
     others = [

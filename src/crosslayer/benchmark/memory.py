@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from crosslayer.benchmark.workload import Step, TrainingStep
+from crosslayer.benchmark.workload import ExportedInference, Step, TrainingStep
 
 SAMPLING = 0.002
 """Seconds between two looks at the resident set."""
@@ -41,12 +41,12 @@ def peak_resident_set(step: Callable[[], None]) -> int:
 
 
 def peak_of_tensors(step: Step) -> int | None:
-    """The most bytes that tensors took at once during a step, as PyTorch's own allocator counts them."""
+    """The most bytes that tensors took at once during a step, where PyTorch's own allocator counts them."""
     if step.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(step.device)
         step()
         return torch.cuda.max_memory_allocated(step.device)
-    if step.device.type != "cpu":
+    if step.device.type != "cpu" or isinstance(step, ExportedInference):
         return None
     before = _unique_bytes(step.resident())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:

@@ -18,7 +18,7 @@ from crosslayer.benchmark.cost import step_cost
 from crosslayer.benchmark.limits import measure_limits, synchronise
 from crosslayer.benchmark.memory import peak_of_tensors, peak_resident_set, resident_set, saved_for_backward
 from crosslayer.benchmark.networks import build_network
-from crosslayer.benchmark.workload import STEPS, Step
+from crosslayer.benchmark.workload import Step, step_of
 from crosslayer.fused import fuse
 
 WARM_UP = 2
@@ -47,7 +47,7 @@ class Worker:
         cost = step_cost(model, chosen)
         if chosen.impl == "fused":
             fuse(model)
-        self.step = STEPS[chosen.mode](model, chosen)
+        self.step = step_of(model, chosen)
         before = resident_set()
         first = self.run(1)
         self.step_seconds = self.run(WARM_UP) / WARM_UP

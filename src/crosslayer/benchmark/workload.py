@@ -1,5 +1,7 @@
 """What a worker repeats: one training step or one inference, on images that stay on the device."""
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,8 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crosslayer.benchmark.configuration import Configuration
+from crosslayer.export.formats import FormatName, find_kind
+from crosslayer.export.lean import lean_program
 
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9
+FORMATS: dict[str, FormatName] = {"onnxruntime": "onnx", "openvino": "openvino"}
+"""What the runtimes beside PyTorch read."""
 
 
 class Step:
@@ -78,4 +84,25 @@ class Inference(Step):
         self.logits()
 
 
-STEPS: dict[str, type[Step]] = {"train": TrainingStep, "infer": Inference}
+class ExportedInference(Inference):
+    """The same by the program that `crosslayer export` writes, in its runtime."""
+
+    def __init__(self, model: nn.Module, configuration: Configuration) -> None:
+        super().__init__(model, configuration)
+        self.images = self.images.contiguous()
+        kind = find_kind(FORMATS[configuration.runtime])
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"program{kind.suffix}"
+            kind.write(lean_program(self.plain, self.images), self.images, {}, path.parent, path.name)
+            self.program = kind.load(path, torch.get_num_threads())
+
+    def __call__(self) -> None:
+        """One step."""
+        self.program(self.images)
+
+
+def step_of(model: nn.Module, configuration: Configuration) -> Step:
+    """What a configuration repeats."""
+    if configuration.runtime != "torch":
+        return ExportedInference(model, configuration)
+    return (TrainingStep if configuration.mode == "train" else Inference)(model, configuration)

@@ -88,5 +88,7 @@ def tell_failures(rows: list[Row]) -> None:
     failed = [row for row in rows if row["error"] is not None]
     if failed:
         worst = failed[0]
-        what = ", ".join(str(worst[key]) for key in ("backbone", "mechanism", "mode", "precision", "compiled", "impl"))
+        what = ", ".join(
+            str(worst[key]) for key in ("backbone", "mechanism", "mode", "precision", "compiled", "impl", "runtime")
+        )
         raise FailedError(f"{len(failed)} of {len(rows)} configurations failed; the first ({what}): {worst['error']}")

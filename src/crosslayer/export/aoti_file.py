@@ -31,7 +31,7 @@ class Aoti(Format):
             raise FailedError(f"the program cannot be compiled: {reason(error)}") from error
 
     @staticmethod
-    def load(path: Path) -> Run:
+    def load(path: Path, threads: int | None = None) -> Run:
         """As a C++ program would."""
         run: Any = torch._inductor.aoti_load_package(str(path))
         return run

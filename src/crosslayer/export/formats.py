@@ -34,13 +34,18 @@ class Format(ABC):
 
     @staticmethod
     @abstractmethod
-    def load(path: Path) -> Run:
-        """A written program, ready to run."""
+    def load(path: Path, threads: int | None = None) -> Run:
+        """A written program, ready to run, with that many threads where the runtime has its own."""
 
     @staticmethod
     def reduce(path: Path, images: Tensor) -> None:
         """Turns a written program into one of int8, calibrated on images."""
         raise NotImplementedError
+
+
+def find_kind(name: FormatName) -> type[Format]:
+    """The format of a name, whether it can be written here or not."""
+    return import_module(f"crosslayer.export.{name}_file").FORMAT
 
 
 def find_format(name: FormatName, *, int8: bool) -> type[Format]:
@@ -49,7 +54,7 @@ def find_format(name: FormatName, *, int8: bool) -> type[Format]:
     Raises:
         UsageError: a package that it needs is not installed, or it has no int8.
     """
-    kind: type[Format] = import_module(f"crosslayer.export.{name}_file").FORMAT
+    kind = find_kind(name)
     if int8 and not kind.reduces:
         raise UsageError(f"--int8 is for --format onnx; {name} is written in float32 only")
     if missing := [package for package in kind.needs if find_spec(package) is None]:

@@ -31,11 +31,13 @@ class Onnx(Format):
         onnx.save(model, folder / name)
 
     @staticmethod
-    def load(path: Path) -> Run:
+    def load(path: Path, threads: int | None = None) -> Run:
         """In ONNX Runtime, on the CPU."""
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = threads or 0  # its own choice
+        session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0])
 

@@ -28,11 +28,12 @@ class OpenVino(Format):
         openvino.save_model(model, folder / name, compress_to_fp16=False)
 
     @staticmethod
-    def load(path: Path) -> Run:
+    def load(path: Path, threads: int | None = None) -> Run:
         """On the CPU, in float32."""
         import openvino
 
-        compiled: Any = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        settings = {"INFERENCE_PRECISION_HINT": "f32"} | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
+        compiled: Any = openvino.Core().compile_model(path, "CPU", settings)
         return lambda images: torch.from_numpy(compiled([images.numpy()])[0].copy())
 
 

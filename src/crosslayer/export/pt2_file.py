@@ -26,7 +26,7 @@ class Pt2(Format):
             torch.export.save(program, folder / name, extra_files={"metadata.json": json.dumps(metadata)})
 
     @staticmethod
-    def load(path: Path) -> Run:
+    def load(path: Path, threads: int | None = None) -> Run:
         """In PyTorch."""
         run: Any = torch.export.load(path).module()
         return run

@@ -29,7 +29,7 @@ class TorchScript(Format):
             torch.jit.save(traced, str(folder / name), _extra_files={"metadata.json": json.dumps(metadata)})
 
     @staticmethod
-    def load(path: Path) -> Run:
+    def load(path: Path, threads: int | None = None) -> Run:
         """In PyTorch."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)

@@ -33,9 +33,14 @@ def throughput_table(rows: list[dict[str, Any]]) -> Table:
             network = f"{row['backbone']} + {row['mechanism']}"
             mode = f"{row['mode']} {row['precision']}, {row['batch_size']} × {row['image_size']}²"
             numbers = [cell(row[key], form) for key, form in COLUMNS.values()]
-            table.add_row(network, mode, f"{row['compiled']} {row['impl']}", *numbers)
+            table.add_row(network, mode, how_of(row), *numbers)
         table.add_section()
     return table
+
+
+def how_of(row: dict[str, Any]) -> str:
+    """What ran a row's network."""
+    return f"{row['compiled']} {row['impl']}" if row["runtime"] == "torch" else row["runtime"]
 
 
 def cell(value: float | None, form: str) -> str:
@@ -56,7 +61,8 @@ def draw_throughput(rows: list[dict[str, Any]], machine: str, path: Path) -> Non
     panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, group in zip(panels, groups, strict=True):
         _draw_group(axes, [row for row in group if row["error"] is None])
-        axes.set_title("{mode}, {precision}, batch {batch_size}, {image_size}×{image_size}".format(**group[0]), size=10)
+        title = "{mode}, {precision}, {runtime}, batch {batch_size}, {image_size}×{image_size}"
+        axes.set_title(title.format(**group[0]), size=10)
     panels[-1].set_xlabel("images per second; beside the bar: relative to the plain network's best")
     shown = [how for how in LOOKS if any(row["compiled"] == how for row in rows)]
     handles = [Patch(label=how, edgecolor="black", **face(how)) for how in shown]
