@@ -68,7 +68,7 @@ def test_rows(crosslayer, tmp_path: Path):
         (("--backbones", "torchvision:resnet5"), "unknown network of torchvision"),
         (("--backbones", "torchvision:resnet18"), "is measured plain"),
         (("--mechanisms", "dla_x"), "unknown mechanism 'dla_x'"),
-        (("--batch-sizes", "0"), "--batch-sizes holds 0; each must be at least 1"),
+        (("--batch-sizes", "0"), "--batch-sizes is 0; it must be at least 1"),
         (("--rounds", "0"), "--rounds is 0; it must be at least 1"),
         (("--seconds", "0"), "--seconds is 0.0; it must be above 0"),
         (("--threads", "0"), "--threads is 0; it must be at least 1"),

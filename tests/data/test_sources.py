@@ -1,6 +1,7 @@
 """Every layout that --data takes, and what is said of data that cannot be used."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import torchvision
 from PIL import Image
 
-from crosslayer.data.decode import View, decode, decode_all
+from crosslayer.data.decode import View, cache_file, decode, decode_all
 from crosslayer.data.sources import open_source
 from crosslayer.errors import FailedError, UsageError
 
@@ -264,3 +266,36 @@ def tree(root: Path, files: dict[str, bytes]) -> Path:
     for name, content in files.items():
         write(root / name, content)
     return root
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", "cut", "other", "foreign"])
+def test_a_damaged_cache_is_told_and_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: bytes | str):
+    write(tmp_path / "train/a/1.png", png(1))
+    write(tmp_path / "val/a/1.png", png(7))
+    split, view = open_source(str(tmp_path)).val, View(8)
+    cached = cache_file(split, view)
+    expected = decode_all(split, view, 1, "val")
+    sound = cached.read_bytes()
+    if damage == "other":
+        np.save(cached, np.zeros((2, 8, 8, 3), np.uint8))
+    elif damage == "foreign":
+        np.save(cached, np.array([{"an": "object"}]), allow_pickle=True)
+    else:
+        cached.write_bytes(sound[:-5] if isinstance(damage, str) else damage)
+    capsys.readouterr()
+    assert torch.equal(decode_all(split, view, 1, "val"), expected)
+    assert f"{cached} is damaged; images are decoded anew" in capsys.readouterr().err.replace("\n", "")
+    assert cached.read_bytes() == sound
+
+
+def test_what_killed_processes_left_in_the_cache_goes_after_a_day(tmp_path: Path):
+    write(tmp_path / "train/a/1.png", png(1))
+    write(tmp_path / "val/a/1.png", png(9))
+    split = open_source(str(tmp_path)).val
+    folder = cache_file(split, View(8)).parent
+    old, young = folder / ".x.npy.1234.partial", folder / ".y.npy.1234.partial"
+    write(old, b"x")
+    write(young, b"y")
+    os.utime(old, (0, 0))
+    decode_all(split, View(8), 1, "val")
+    assert (old.exists(), young.exists()) == (False, True)

@@ -13,7 +13,7 @@ from crosslayer.options import parse_options
 from crosslayer.reports.confusion import draw_confusion
 from crosslayer.training.evaluation import Evaluation, evaluate
 from crosslayer.training.launch import start_accelerator
-from crosslayer.training.recipe import Precision
+from crosslayer.training.recipe import Precision, check_whole
 from crosslayer.training.trained import Trained, Which, load_trained
 
 
@@ -53,8 +53,7 @@ class Options:
 def run(words: list[str]) -> None:
     """Crosslayer evaluate RUN [OPTION …]."""
     options = parse_options(Options, words, "crosslayer evaluate")
-    if options.batch_size < 1:
-        raise UsageError(f"--batch-size is {options.batch_size}; it must be at least 1")
+    check_whole("batch_size", options.batch_size)
     if options.val_split is not None and not 0 <= options.val_split < 1:
         raise UsageError(f"--val-split is {options.val_split}; it must be in [0, 1)")
     of_task = {"classification": _evaluate_classifier, "detection": evaluate_detector}

@@ -11,14 +11,12 @@ from crosslayer import __version__
 from crosslayer.benchmark.networks import DEFAULT_SIZE, build_network
 from crosslayer.console import console
 from crosslayer.data.decode import decode_batch, evenly_spaced
-from crosslayer.data.sources import open_source
 from crosslayer.errors import FailedError, UsageError
 from crosslayer.export.formats import FormatName, find_format
 from crosslayer.export.write import write_program
 from crosslayer.models.factory import backbones
 from crosslayer.options import parse_options
-from crosslayer.training.recipe import flag
-from crosslayer.training.recipes import DATASETS
+from crosslayer.training.recipe import check_whole, flag
 from crosslayer.training.run_directory import RECIPE
 from crosslayer.training.trained import Trained, Which, load_trained
 
@@ -69,8 +67,7 @@ def run(words: list[str]) -> None:
     """Crosslayer export RUN|BACKBONE --output FILE [OPTION …]."""
     options = parse_options(Options, words, "crosslayer export")
     for name, most in _MOST.items():
-        if (value := getattr(options, name)) is not None and not 1 <= value <= most:
-            raise UsageError(f"{flag(name)} is {str(value)[:40]}; it must be between 1 and {most:,}")
+        check_whole(name, getattr(options, name), most=most)
     if options.tolerance is not None and not options.tolerance >= 0:
         raise UsageError(f"--tolerance is {options.tolerance:g}; it must be at least 0")
     kind, path = find_format(options.format, int8=options.int8), Path(options.output)
@@ -124,9 +121,9 @@ def _compared_images(trained: Trained, view: Any, count: int) -> tuple[Tensor, s
     """Validation images of a run, or random ones and why."""
     data = trained.recipe.data
     try:
-        if data.startswith("hf://"):
-            raise UsageError("they are on the hub")
-        split = open_source(data, DATASETS.get(trained.name) if Path(data).exists() else None).val
+        if not Path(data).exists():  # nothing is downloaded for a comparison
+            raise UsageError(f"{data} is not on this disk")
+        split = trained.source().val
     except (UsageError, FailedError) as error:
         return _random_images(view.size, count, 3), f"random images (the run's own are not at hand: {error})"
     chosen = evenly_spaced(len(split), count).tolist()

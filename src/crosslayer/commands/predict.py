@@ -9,6 +9,7 @@ from crosslayer.console import console, only_json, print_json
 from crosslayer.data.image_files import image_paths, load_image_files
 from crosslayer.errors import UsageError
 from crosslayer.options import parse_options
+from crosslayer.training.recipe import flag
 from crosslayer.training.trained import Trained, Which, likeliest, load_trained
 
 
@@ -20,10 +21,10 @@ class Options:
     """Run directory."""
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE [IMAGE …]")]
     """Image files of any kind and size, or folders of them; classifiers look at the centre square."""
-    output: str = "predictions"
-    """Of detectors: folder for the pictures."""
-    threshold: float = 0.5
-    """Of detectors: least score that is drawn."""
+    output: str | None = None
+    """Of detectors: folder for the pictures [default: predictions]."""
+    threshold: float | None = None
+    """Of detectors: least score that is drawn [default: 0.5]."""
     checkpoint: Which = "last"
     """Which checkpoint."""
     device: str = "auto"
@@ -40,9 +41,8 @@ def run(words: list[str]) -> None:
     paths = image_paths(options.images)
     with only_json(options.json):
         trained = load_trained(options.run, options.checkpoint, options.device)
-        images = (
-            _of_detector(options, trained, paths) if trained.recipe.task == "detection" else classes(trained, paths)
-        )
+        detector = trained.recipe.task == "detection"
+        images = _of_detector(options, trained, paths) if detector else _of_classifier(options, trained, paths)
     if options.json:
         print_json({"run": options.run, "step": trained.step, "images": images})
 
@@ -51,12 +51,18 @@ def _of_detector(options: Options, trained: Trained, paths: list[str]) -> list[d
     """What a detector finds in each file, drawn and printed."""
     from crosslayer.detection import commands  # brings torchvision's detectors, which classifiers need not
 
-    return commands.predict_files(trained, paths, options.threshold, Path(options.output))
+    threshold = 0.5 if options.threshold is None else options.threshold
+    return commands.predict_files(trained, paths, threshold, Path(options.output or "predictions"))
 
 
 @torch.no_grad()
-def classes(trained: Trained, paths: list[str]) -> list[dict[str, Any]]:
+def _of_classifier(options: Options, trained: Trained, paths: list[str]) -> list[dict[str, Any]]:
     """The likeliest classes of each file, printed as they are known."""
+    for name in ("output", "threshold"):
+        if getattr(options, name) is not None:
+            raise UsageError(
+                f"{flag(name)} is for detectors' runs; {options.run} is a classifier's, which draws nothing"
+            )
     results: list[dict[str, Any]] = []
     names = trained.dataset_info.classes
     for path in paths:

@@ -7,7 +7,7 @@ import tyro
 from rich.table import Table
 
 from crosslayer.console import console
-from crosslayer.errors import FailedError, UsageError
+from crosslayer.errors import FailedError
 from crosslayer.options import parse_options
 from crosslayer.reproduce.estimate import Estimate, Estimator
 from crosslayer.reproduce.filters import chosen_seeds, option_words
@@ -20,6 +20,7 @@ from crosslayer.reproduce.studies import STUDIES, find_study
 from crosslayer.reproduce.tables import banner
 from crosslayer.training.display import clock
 from crosslayer.training.launch import choose_device
+from crosslayer.training.recipe import check_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +75,7 @@ def run(words: list[str]) -> None:
 
 def _requested(options: Options) -> Request:
     """The options as a request."""
-    if options.jobs is not None and options.jobs < 1:
-        raise UsageError(f"--jobs is {options.jobs}; it must be at least 1")
+    check_whole("jobs", options.jobs)
     return Request(
         find_study(options.study),
         chosen_seeds(options.seeds),

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,10 +20,11 @@ from crosslayer.console import errors, plain, progress
 from crosslayer.data.pictures import upright_rgb
 from crosslayer.data.split import Split
 from crosslayer.errors import FailedError, UsageError, reason
-from crosslayer.files import whole_file
+from crosslayer.files import PARTIAL, disk, whole_file
 
 CHUNK = 256
 _LONGEST = 16
+DAY = 24 * 60 * 60
 Pixels = UInt8[Tensor, "batch 3 height width"]
 
 
@@ -109,8 +111,8 @@ def decode_batch(split: Split, indices: Sequence[int], view: View) -> Pixels:
 def decode_all(split: Split, view: View, workers: int, description: str) -> Pixels:
     """All images of a split, decoded by `workers` threads, or from the cache of an earlier time."""
     cached = cache_file(split, view)
-    if cached.is_file():
-        return torch.from_numpy(np.load(cached)).permute(0, 3, 1, 2)
+    if (found := _kept(cached, (len(split), view.size, view.size, 3))) is not None:
+        return found
     chunks = [range(start, min(start + CHUNK, len(split))) for start in range(0, len(split), CHUNK)]
     pixels = torch.empty((len(split), view.size, view.size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -131,8 +133,31 @@ def cache_file(split: Split, view: View) -> Path:
     return cache_dir("decoded") / f"{key}.npy"
 
 
+def _kept(cached: Path, shape: tuple[int, ...]) -> Pixels | None:
+    """What the cache holds; nothing where it was never written, or is damaged, which is said."""
+    try:
+        pixels = np.load(cached)
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, ValueError):
+        pixels = None
+    if pixels is None or pixels.dtype != np.uint8 or pixels.shape != shape:
+        errors.print(f"{cached} is damaged; images are decoded anew")
+        return None
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Removes what killed processes left of writing into the cache: nothing is written for a day."""
+    for file in folder.glob(f".*{PARTIAL}"):
+        with contextlib.suppress(OSError):  # another process has removed it, or it is another user's
+            if time.time() - file.stat().st_mtime > DAY:
+                disk.remove(file)
+
+
 def keep(cached: Path, pixels: Pixels) -> None:
     """Writes the cache; where that fails, says so and goes on without."""
+    _remove_stale(cached.parent)
     try:
         with whole_file(cached) as file:
             np.save(file, pixels.permute(0, 2, 3, 1).numpy())

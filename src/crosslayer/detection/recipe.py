@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 
 from crosslayer.errors import UsageError
-from crosslayer.training.recipe import NO_DATA, TaskName, TrainingRecipe, check_shared, flag
+from crosslayer.training.recipe import NO_DATA, TaskName, TrainingRecipe, check_shared, check_whole
 from crosslayer.training.schedule import decayed, warmed
 
 ScheduleName = Literal["1x", "2x"]
@@ -92,8 +92,7 @@ def _check(recipe: DetectionRecipe) -> None:
     """Raises UsageError for a value outside its range, or values that contradict each other."""
     check_shared(recipe)
     for name, least in _LEAST.items():
-        if (value := getattr(recipe, name)) is not None and value < least:
-            raise UsageError(f"{flag(name)} is {value}; it must be at least {least}")
+        check_whole(name, getattr(recipe, name), least)
     if recipe.max_size < recipe.image_size:
         raise UsageError(f"--max-size is {recipe.max_size}; it must be at least --image-size {recipe.image_size}")
     if not -1 <= recipe.frozen_stages <= 4:

@@ -1,5 +1,6 @@
 """A network written as a program, once its outputs are the network's."""
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from crosslayer.errors import FailedError
 from crosslayer.export.formats import Format, Run
 from crosslayer.export.lean import lean_program
-from crosslayer.files import cannot_write, disk
+from crosslayer.files import cannot_write, whole_file
 
 
 class Written(NamedTuple):
@@ -53,9 +54,8 @@ def write_program(
     """
     program = lean_program(model, images[:2] if dynamic else images[:1], dynamic=dynamic)
     try:
-        disk.make_folder(path.parent)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            made = Path(folder) / path.name
+        with tempfile.TemporaryDirectory(prefix="crosslayer-export-") as folder:
+            made = Path(folder) / f"program{kind.suffix}"  # a runtime may not open a file of any other name
             kind.write(program, images[:2] if dynamic else images[:1], metadata, made.parent, made.name)
             if int8:
                 kind.reduce(made, images)
@@ -80,13 +80,11 @@ def _difference(model: nn.Module, run: Run, images: Tensor, *, dynamic: bool) ->
 
 
 def _put_in_place(made: Path, path: Path) -> tuple[Path, ...]:
-    """Moves a written program to where it belongs, the file that is opened last."""
+    """Copies a written program to where it belongs, the file that is opened last."""
     others = sorted(one for one in made.parent.iterdir() if one != made)
     places: list[Path] = []
     for one in (*others, made):
-        with one.open("rb") as file:
-            disk.sync(file.fileno())
-        one.chmod(0o644)
-        places.append(path.parent / one.name)
-        disk.rename(one, places[-1])
+        places.append(path.with_suffix(one.suffix))
+        with one.open("rb") as source, whole_file(places[-1]) as file:
+            shutil.copyfileobj(source, file)
     return tuple(places)

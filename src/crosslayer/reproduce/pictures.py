@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from crosslayer.reports.figure import write_figure
 from crosslayer.reports.paper import Printed
-from crosslayer.reproduce.plot_style import by_network, finish, plot_styles, titled_figure
-from crosslayer.reproduce.results import Line, Spread
+from crosslayer.reproduce.plot_style import finish, plot_styles, titled_figure
+from crosslayer.reproduce.results import Line, Spread, by_network
 from crosslayer.reproduce.study import Study
 
 _COLUMNS = 2

@@ -2,7 +2,7 @@
 
 import itertools
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from matplotlib import colormaps
@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from crosslayer.reports.figure import new_figure
-from crosslayer.reproduce.results import Line
 from crosslayer.reproduce.tables import banner
 
 MARKERS = "osD^vP*X<>hp"
@@ -41,9 +40,3 @@ def finish(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3)
-
-
-def by_network(lines: Sequence[Line]) -> dict[str, list[Line]]:
-    """The lines of each network, in the study's order."""
-    names = dict.fromkeys(line.cell.network for line in lines)
-    return {name: [line for line in lines if line.cell.network == name] for name in names}

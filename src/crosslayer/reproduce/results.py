@@ -136,3 +136,9 @@ def lines_of(runs: Sequence[Planned]) -> list[Line]:
         for cell in dict.fromkeys(run.cell for run in runs)
         for metric in cell.metrics
     ]
+
+
+def by_network(lines: Sequence[Line]) -> dict[str, list[Line]]:
+    """The lines of each network, in the study's order."""
+    names = dict.fromkeys(line.cell.network for line in lines)
+    return {name: [line for line in lines if line.cell.network == name] for name in names}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from crosslayer.reports.significance import LEVEL, Difference, holm, welch
-from crosslayer.reproduce.results import Line
+from crosslayer.reproduce.results import Line, by_network
 from crosslayer.reproduce.study import Study
 
 HEADINGS = ("network", "variant", "less", "difference", "95 % interval", "p (Welch)", "p (Holm)", "seeds", "statement")
@@ -21,8 +21,7 @@ def caption(study: Study) -> str:
 
 def answer_rows(study: Study, lines: Sequence[Line]) -> list[tuple[str, ...]]:
     """Under `HEADINGS`, a row for every two variants that are tested; none for a study that asks nothing."""
-    networks = dict.fromkeys(line.cell.network for line in lines)
-    return [row for name in networks for row in _of_network(study, [x for x in lines if x.cell.network == name])]
+    return [row for of_network in by_network(lines).values() for row in _of_network(study, of_network)]
 
 
 def _of_network(study: Study, lines: Sequence[Line]) -> list[tuple[str, ...]]:

@@ -23,5 +23,5 @@ def find_study(name: str) -> Study:
         UsageError: there is none; the closest names are offered.
     """
     if name not in STUDIES:
-        raise UsageError(f"{unknown_name('study', name, STUDIES)} ({', '.join(STUDIES)})")
+        raise UsageError(unknown_name("study", name, STUDIES))
     return STUDIES[name]()

@@ -12,7 +12,7 @@ from torch import Tensor
 from crosslayer.console import errors
 from crosslayer.data.images import LoaderName
 from crosslayer.errors import UsageError
-from crosslayer.training.recipe import Precision, flag
+from crosslayer.training.recipe import LARGEST, Precision, check_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +41,7 @@ class Launch:
 
     def __post_init__(self) -> None:
         for name, least in (("workers", 0), ("save_steps", 1), ("log_steps", 1)):
-            if (value := getattr(self, name)) is not None and value < least:
-                raise UsageError(f"{flag(name)} is {value}; it must be at least {least}")
-        if self.workers > MOST_WORKERS:
-            raise UsageError(f"--workers is {str(self.workers)[:40]}; it must be at most {MOST_WORKERS}")
+            check_whole(name, getattr(self, name), least, MOST_WORKERS if name == "workers" else LARGEST)
 
 
 MOST_WORKERS = 1024
