@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from crosslayer.data.images import ResidentImages
-from crosslayer.data.mixing import mixer, unmixed
+from crosslayer.data.mixing import eraser, mixer, unmixed
 from crosslayer.data.stream import Shares, TrainingStream
 from crosslayer.data.training_images import PadCrops
 from crosslayer.errors import UsageError
@@ -38,6 +38,20 @@ def test_unmixed_leaves_all_as_it_is():
     x, labels = unmixed(images(), LABELS, (0, 0, 0, 0))
     assert torch.equal(x, images())
     assert labels is LABELS
+
+
+def test_erasing_is_a_function_of_its_key_and_leaves_other_draws_alone():
+    torch.manual_seed(5)
+    expected, erase = torch.rand(1), eraser(0.9)
+    torch.manual_seed(5)
+    first = erase(images().repeat(8, 1, 1, 1), (0, 1, 2, 3))
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(erase(images().repeat(8, 1, 1, 1), (0, 1, 2, 3)), first)
+    assert not torch.equal(erase(images().repeat(8, 1, 1, 1), (0, 1, 2, 4)), first)
+    changed = (first != images().repeat(8, 1, 1, 1)).any(1).float().mean((1, 2))
+    assert 20 <= (changed > 0).sum() < 32  # of 32 images
+    assert changed.max() < 0.5
+    assert torch.equal(eraser(1e-9)(images(), (0, 0, 0, 0)), images())
 
 
 def test_parts_of_odd_size_cannot_be_mixed():

@@ -111,6 +111,7 @@ def test_fewer_epochs_scale_the_schedule():
     assert scaled(RECIPES["cifar100"](), 18).milestones == (10, 15)
     assert scaled(RECIPES["cifar100"](), 2).milestones == (1,)
     assert scaled(RECIPES["imagenet"](), 10).warmup_epochs == 0
+    assert scaled(RECIPES["imagenet_efficientnet"](), 35).decay_epochs == pytest.approx(0.24)
     assert scaled(RECIPES["imagenet"](), 50).warmup_epochs in (1, 2)
     assert scaled(RECIPES["imagenet_fast"](), 1).warmup_epochs == 0
 

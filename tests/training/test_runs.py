@@ -342,6 +342,18 @@ def test_paper_recipes(name: str, milestones: tuple[int, ...]):
     assert (recipe.milestones, recipe.drop_path, recipe.pad, recipe.flip) == (milestones, 0.2, 4, True)
 
 
+@pytest.mark.parametrize("name", ["imagenet_efficientnet", "imagenet_pvt"])
+def test_recipes_of_grafts_from_the_start(crosslayer, image_tree: Path, tmp_path: Path, name: str):
+    few = ("--image-size", 32, "--eval-crop", 1, "--batch-size", 4, "--workers", 0, "--max-steps", 2, "--no-fused")
+    words = ("--data", image_tree, "--mechanism", "mrla_l", "--precision", "fp32", "--device", "cpu", *few)
+    code, _, err = crosslayer("train", name, *words, "--output", tmp_path / "run")
+    assert code == 0, err
+    state = torch.load(path_of(tmp_path / "run" / "checkpoints", 2))["optimizer"]
+    moments = {"square_avg", "momentum_buffer"} if "efficientnet" in name else {"exp_avg", "exp_avg_sq"}
+    assert moments < set(next(iter(state["state"].values())))
+    assert {group["weight_decay"] for group in state["param_groups"]} == {0, RECIPES[name]().weight_decay}
+
+
 @pytest.mark.compiled
 def test_compiled_training(crosslayer, image_tree: Path, tmp_path: Path):
     train(crosslayer, image_tree, tmp_path / "run", "--compile", "on", "--mechanism", "se")

@@ -1,11 +1,12 @@
-"""Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899), as timm has them, from seeds."""
+"""Mixup (arXiv 1710.09412), CutMix (arXiv 1905.04899) and random erasing (arXiv 1708.04896) of timm, from seeds."""
 
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from crosslayer.data.rng import MIXING, seeded
+from crosslayer.data.rng import ERASING, MIXING, seed_global_generators, seeded
 
 Mixer = Callable[[Tensor, Tensor, tuple[int, ...]], tuple[Tensor, Tensor]]
 
@@ -32,3 +33,20 @@ def mixer(mixup: float, cutmix: float, num_classes: int) -> Mixer:
 def unmixed(images: Tensor, labels: Tensor, _: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Images and classes as they are."""
     return images, labels
+
+
+def eraser(probability: float) -> Callable[[Tensor, tuple[int, ...]], Tensor]:
+    """A function of normalised images and a key: each image with, by chance, a rectangle of noise, in place.
+
+    The rectangle has 2 to 33 % of the image's area and sides of at most 10 to 3, as in timm's `pixel` mode.
+    """
+    from timm.data.random_erasing import RandomErasing
+
+    erase = RandomErasing(probability, mode="pixel", device="cpu")  # noise of the same numbers on any device
+
+    def erased(images: Tensor, key: tuple[int, ...]) -> Tensor:
+        with torch.random.fork_rng(devices=[]):  # the network's own draws go on from where they were
+            seed_global_generators(key[0], ERASING, *key[1:])
+            return erase(images)
+
+    return erased

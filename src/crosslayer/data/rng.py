@@ -5,7 +5,7 @@ import random
 import numpy as np
 import torch
 
-ORDER, AUGMENTATION, MODEL, MIXING = range(4)
+ORDER, AUGMENTATION, MODEL, MIXING, ERASING = range(5)
 """What a generator is for: no two uses share a sequence."""
 
 

@@ -84,6 +84,8 @@ def scaled(recipe: TrainingRecipe, epochs: int) -> TrainingRecipe:
     fields: dict[str, Any] = {"epochs": epochs, "milestones": kept}
     if isinstance(recipe, Recipe):  # recipes of detection count their warm-up in steps
         fields["warmup_epochs"] = min(round(share * recipe.warmup_epochs), epochs - 1)
+        if recipe.schedule == "step":
+            fields["decay_epochs"] = share * recipe.decay_epochs
     return dataclasses.replace(recipe, **fields)
 
 

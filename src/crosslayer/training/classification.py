@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from crosslayer.data.augment import normalise
 from crosslayer.data.images import Batch
-from crosslayer.data.mixing import mixer, unmixed
+from crosslayer.data.mixing import eraser, mixer, unmixed
 from crosslayer.errors import UsageError
 from crosslayer.models import create_model, param_groups
 from crosslayer.models.profile import profile_model
@@ -51,6 +51,7 @@ class Classification(Task[Batch]):
             raise UsageError(f"--data {recipe.data} has other classes than the run was trained on")
         self.paired = recipe.mixup > 0 or recipe.cutmix > 0
         self.mix = mixer(recipe.mixup, recipe.cutmix, len(self.dataset_info.classes)) if self.paired else unmixed
+        self.erase = eraser(recipe.random_erasing) if recipe.random_erasing else None
         self.parts = accelerator.num_processes * recipe.accumulate
 
     @classmethod
@@ -97,6 +98,7 @@ class Classification(Task[Batch]):
     def loss(self, model: nn.Module, batch: Batch, key: Key) -> tuple[Tensor, Tensor]:
         """Cross-entropy; a mixed image counts as right when the class it has most of was recognised."""
         x = normalise(batch.pixels, self.dataset_info.mean, self.dataset_info.std)
+        x = self.erase(x, key) if self.erase else x
         x, targets = self.mix(x, batch.labels, key)
         with self.accelerator.autocast():
             logits = model(x)

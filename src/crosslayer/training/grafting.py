@@ -1,5 +1,7 @@
 """Networks of timm with a mechanism grafted on: all that training asks of `crosslayer.graft`."""
 
+from typing import Any
+
 import timm
 from torch import nn
 
@@ -42,7 +44,7 @@ def _backbone_of_timm(recipe: Recipe, num_classes: int, *, begin: bool) -> nn.Mo
         raise UsageError(unknown_name("network of timm", name, timm.list_models()))
     download = begin and recipe.pretrained and not recipe.weights
     try:
-        return timm.create_model(name, pretrained=download, num_classes=num_classes)
+        return timm.create_model(name, pretrained=download, num_classes=num_classes, **_regularisation(recipe))
     except Exception as error:
         # The hub and timm raise many kinds; without a download none of them is the user's.
         if not download:
@@ -51,6 +53,12 @@ def _backbone_of_timm(recipe: Recipe, num_classes: int, *, begin: bool) -> nn.Mo
         raise FailedError(
             f"cannot get timm's weights of {name} ({reason}); give --weights FILE, or --no-pretrained"
         ) from error
+
+
+def _regularisation(recipe: Recipe) -> dict[str, Any]:
+    """What timm's own networks are told of it."""
+    told = {"drop_rate": recipe.dropout, "drop_path_rate": recipe.stochastic_depth}
+    return {name: rate for name, rate in told.items() if rate}
 
 
 def _start_classifiers(backbone: nn.Module, recipe: Recipe, num_classes: int) -> None:

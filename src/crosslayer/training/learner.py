@@ -167,7 +167,7 @@ def build_learner(
 
 
 def build_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
-    """SGD with momentum or AdamW, over named groups of parameters."""
+    """The recipe's, over named groups of parameters."""
     groups = task_of(recipe).parameter_groups(model, recipe)
     if not recipe.decay_vectors:
         groups = [part for group in groups for part in _without_decay_of_vectors(group)]
@@ -175,6 +175,10 @@ def build_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Opt
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=decay, fused=True)
     momentum, nesterov = recipe.momentum, recipe.nesterov
+    if recipe.optimizer == "rmsprop":
+        from timm.optim.rmsprop_tf import RMSpropTF
+
+        return RMSpropTF(groups, recipe.lr, alpha=0.9, eps=1e-3, weight_decay=decay, momentum=momentum)
     return torch.optim.SGD(groups, recipe.lr, momentum, weight_decay=decay, nesterov=nesterov, fused=True)
 
 

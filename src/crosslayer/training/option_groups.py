@@ -12,14 +12,14 @@ import tyro
 from crosslayer.options import parse_options
 
 GROUPS = {
-    "data": """data val_split image_size max_size multi_scale crop pad crop_scale jitter flip rand_augment interpolation
-        eval_size eval_crop mixup cutmix keep_empty workers loader""",
-    "network": """backbone detector pyramid_channels graft pretrained weights frozen_stages freeze_norm channels_last
-        fused compile""",
+    "data": """data val_split image_size max_size multi_scale crop pad crop_scale jitter flip rand_augment
+        random_erasing interpolation eval_size eval_crop mixup cutmix keep_empty workers loader""",
+    "network": """backbone detector pyramid_channels graft pretrained weights frozen_stages freeze_norm dropout
+        stochastic_depth channels_last fused compile""",
     "mechanism": "mechanism options drop_path",
     "optimisation": """epochs max_steps patience batch_size accumulate optimizer lr graft_lr schedule milestones
-        warmup_epochs warmup_steps momentum nesterov weight_decay decay_vectors label_smoothing ema freeze_epochs
-        precision seed""",
+        decay_epochs decay_rate warmup_epochs warmup_steps momentum nesterov weight_decay decay_vectors label_smoothing
+        ema freeze_epochs precision seed""",
     "run": "recipe output overwrite resume device save_steps log_with log_steps",
 }
 """Fields of all recipes, of a launch and of the command, in the order of the help."""

@@ -55,8 +55,8 @@ class TrainingRecipe:
     """Images per optimizer step, over all processes."""
     accumulate: int = 1
     """Parts that each process computes its share of a batch in, to save memory."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """How gradients change weights."""
+    optimizer: Literal["sgd", "adamw", "rmsprop"] = "sgd"
+    """How gradients change weights; rmsprop is TensorFlow's, with α = 0.9 and ε = 0.001."""
     lr: float = 0.1
     """Learning rate at the start (not scaled with the batch size); of a graft's backbone, where --graft-lr is given."""
     graft_lr: float | None = None
@@ -64,7 +64,7 @@ class TrainingRecipe:
     milestones: tuple[int, ...] = (100, 150)
     """Epochs after which the learning rate is divided by ten."""
     momentum: float = 0.9
-    """Momentum of SGD."""
+    """Momentum of SGD and of RMSprop."""
     nesterov: bool = False
     """Nesterov's momentum."""
     weight_decay: float = 1e-4
@@ -120,6 +120,8 @@ class Recipe(TrainingRecipe):
     """Mirror images by chance."""
     rand_augment: str | None = None
     """timm's RandAugment, e.g. rand-m9-mstd0.5-inc1; needs resized crops."""
+    random_erasing: float = 0.0
+    """Probability that a rectangle of an image becomes noise (arXiv 1708.04896)."""
     interpolation: Interpolation = "bicubic"
     """How images are scaled."""
     eval_size: int | None = None
@@ -130,8 +132,16 @@ class Recipe(TrainingRecipe):
     """α of mixup; 0 for none."""
     cutmix: float = 0.0
     """α of CutMix; 0 for none. With both, each part of a batch gets one or the other."""
-    schedule: Literal["milestones", "cosine", "linear"] = "milestones"
-    """How the learning rate falls: in steps, or along a half cosine or a straight line to zero."""
+    dropout: float = 0.0
+    """Share of the features dropped before the classifier, of a network of timm."""
+    stochastic_depth: float = 0.0
+    """Probability of dropping the last block's branch, rising from 0 at the first, of a network of timm."""
+    schedule: Literal["milestones", "step", "cosine", "linear"] = "milestones"
+    """How the learning rate falls: in steps, many small ones, or along a half cosine or a straight line to zero."""
+    decay_epochs: float = 2.4
+    """Epochs of one step of --schedule step."""
+    decay_rate: float = 0.97
+    """What the learning rate is multiplied with at each step of --schedule step."""
     warmup_epochs: int = 0
     """Epochs of linear warm-up from a hundredth of the learning rate."""
     label_smoothing: float = 0.0
@@ -185,14 +195,17 @@ SHARED_LEAST = {
 }
 """Of fields that all recipes have."""
 LEAST = {"image_size": 1, "eval_size": 1, "pad": 0, "mixup": 0, "cutmix": 0, "warmup_epochs": 0}
-SHARES = ("drop_path", "momentum", "ema", "label_smoothing", "val_split")
+SHARES = (
+    *("drop_path", "momentum", "ema", "label_smoothing", "val_split"),
+    *("random_erasing", "dropout", "stochastic_depth"),
+)
 """Fields in [0, 1)."""
 LARGEST = 2**31 - 1
 """Of whole numbers."""
 SIDES = ("image_size", "eval_size", "max_size", "jitter", "pad", "multi_scale", "pyramid_channels")
 LONGEST = 2**14
 """Of these, in pixels or channels."""
-PARTS = ("crop_scale", "eval_crop")
+PARTS = ("crop_scale", "eval_crop", "decay_rate")
 """Fields in (0, 1]."""
 
 
@@ -256,8 +269,10 @@ def _check_ranges(recipe: "Recipe") -> None:
 
 
 def _check_schedule(recipe: "Recipe") -> None:
-    """A cosine or a line needs room after the warm-up."""
-    if recipe.schedule != "milestones" and recipe.warmup_epochs >= recipe.epochs:
+    """A step takes time; a cosine or a line needs room after the warm-up."""
+    if not recipe.decay_epochs > 0:
+        raise UsageError(f"--decay-epochs is {recipe.decay_epochs}; it must be above 0")
+    if recipe.schedule in ("cosine", "linear") and recipe.warmup_epochs >= recipe.epochs:
         raise UsageError(
             f"--warmup-epochs {recipe.warmup_epochs} leaves nothing of --epochs {recipe.epochs} for --schedule "
             f"{recipe.schedule}"
@@ -282,6 +297,9 @@ def _check_graft(recipe: "Recipe") -> None:
     """What is said of a graft needs one."""
     if recipe.graft:
         return
-    for name in ("pretrained", "weights", "graft_lr", "freeze_epochs", "freeze_norm"):
+    for name in (
+        *("pretrained", "weights", "graft_lr", "freeze_epochs", "freeze_norm"),
+        *("dropout", "stochastic_depth"),
+    ):
         if value := getattr(recipe, name):
             raise UsageError(f"{flag(name)}{'' if value is True else f' {value}'} needs --graft (a network of timm)")

@@ -11,6 +11,8 @@ def rate_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     warmup = recipe.warmup_epochs * steps_per_epoch
     if recipe.schedule == "milestones":
         return warmed(step, warmup, 0.01) * decayed(step, recipe.milestones, steps_per_epoch)
+    if recipe.schedule == "step":
+        return warmed(step, warmup, 0.01) * recipe.decay_rate ** (step // steps_per_epoch // recipe.decay_epochs)
     done = max(0, step - warmup) / (recipe.epochs * steps_per_epoch - warmup)
     return warmed(step, warmup, 0.01) * (
         1 - done if recipe.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
