@@ -174,6 +174,7 @@ def test_profile_knows_the_size_of_images(crosslayer):
     assert json.loads(crosslayer("profile", "resnet18", "--image-size", 64, "--json")[1])["image_size"] == 64
 
 
+@pytest.mark.exhaustive
 def test_profile_beside_the_paper(crosslayer):
     code, out, err = crosslayer("profile", "--table2", "--json")
     assert code == 0, err

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "depth.py"
 SMALL = ["--batch-size", "2", "--width", "4", "--side", "4", "--rounds", "1", "--depths", "1", "2"]
 
@@ -12,6 +14,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, SCRIPT, *SMALL, *words], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.exhaustive
 def test_every_mechanism_has_a_row(tmp_path: Path):
     done = run("--mechanisms", "none", "dla_b", "--training", "--plot", str(tmp_path / "depth.png"))
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,8 @@ LAUNCHED = {
 
 
 @pytest.mark.skipif(not support.HAS_TRITON, reason="triton is not installed")
-@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_every_kernel_compiles_for_hopper_without_spilling(dtype: str, tmp_path: Path):
     words = [sys.executable, SCRIPT, "--dtype", dtype]
     environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from crosslayer.training.checkpoint import path_of, saved_steps, weights_of
+from tests.cases import each_once
 from tests.faults.conftest import Sound, assert_told
 
 RECORDS = ("recipe.json", "environment.json", "metrics.jsonl", "summary.json")
@@ -55,8 +56,7 @@ READ = {
 }
 
 
-@pytest.mark.parametrize("kind", REPLACEMENTS)
-@pytest.mark.parametrize("name", RECORDS)
+@pytest.mark.parametrize(("name", "kind"), each_once(RECORDS, [*REPLACEMENTS]))
 def test_other_content(crosslayer, sound: Sound, image_tree: Path, tmp_path: Path, name: str, kind: str):
     run = sound.copy(tmp_path / "run")
     (run / name).write_bytes(REPLACEMENTS[kind])
