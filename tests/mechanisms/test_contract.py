@@ -236,6 +236,7 @@ def test_exports_with_any_batch_size(host: str, mechanism: str):
 
 
 @pytest.mark.compiled
+@pytest.mark.exhaustive
 def test_inductor_trains_and_agrees():
     model, x = model_of("cifar_resnet20", "dla_l"), HOSTS["cifar_resnet20"].images(4)
     compiled = torch.compile(model, fullgraph=True)
