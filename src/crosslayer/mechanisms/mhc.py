@@ -76,7 +76,8 @@ class ConstrainedConnection(Connection):
         """All streams together tell everything."""
         projection = torch.cat([self.projections[name] for name in self.parts]) * self.norm
         products = rms_projection(torch.cat(streams, dim=1), projection, self.eps)
-        logits, at = dict[str, list[Tensor]](), 0
+        logits: dict[str, list[Tensor]] = {}
+        at = 0
         for name, count in self.parts.items():
             biases = getattr(self, name)
             logits[name] = [self.scales[name] * products[:, at + i, None] + biases[i] for i in range(count)]
