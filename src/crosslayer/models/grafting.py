@@ -18,12 +18,13 @@ from crosslayer.mechanisms.depth_pass import capture_states
 from crosslayer.mechanisms.interface import HOOKS, overrides
 from crosslayer.models.blocks import MechanismFactory
 from crosslayer.models.factory import mechanism_factory
-from crosslayer.models.grafted_stage import GraftedStage, PatchesHook, Walk, check_hooks
+from crosslayer.models.grafted_stage import GraftedStage, PatchesHook, check_hooks
 from crosslayer.models.layouts import Grid
-from crosslayer.models.match_stages import Calls, StageMatch, match_stages, record_calls
+from crosslayer.models.match_stages import StageMatch, first_pass, match_stages
 from crosslayer.models.read_layout import StageLayout, Told, read_layout
 from crosslayer.models.saved_method import SavePretrained
 from crosslayer.models.vit import LayerAttentionViT
+from crosslayer.models.walk import Walk
 
 StartName = Literal["identity", "published"]
 GRAFT = "crosslayer_graft"
@@ -84,7 +85,7 @@ def graft(
         raise ValueError("the network has a mechanism already; graft onto the plain network")
     grafted = copy.deepcopy(model)
     training = grafted.training
-    image, calls = _first_pass(grafted.eval())
+    image, calls = first_pass(grafted.eval())
     matches = match_stages(grafted, calls)
     if not matches:
         raise ValueError(f"nothing repeats in {type(model).__name__}: no two blocks of one shape follow each other")
@@ -252,52 +253,6 @@ def _check_identity(name: str, plain: Any, grafted: Any) -> None:
     pairs = zip(pytree.tree_leaves(plain), pytree.tree_leaves(grafted), strict=True)
     if not all(torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor)):
         raise ValueError(f"{name} gives other outputs with a graft that is to change nothing yet; it cannot be grafted")
-
-
-def _first_pass(model: nn.Module) -> tuple[Tensor, Calls]:
-    """Noise that the network takes for an image, and the calls of its modules in one pass of it.
-
-    Raises:
-        ValueError: it takes none of the sizes that it may be made for.
-    """
-    weights = next(model.parameters(), torch.empty(0))
-    generator, reason = torch.Generator().manual_seed(0), ""
-    for shape in _image_shapes(model):
-        image = torch.rand(1, *shape, generator=generator).to(weights.device, weights.dtype)
-        try:
-            return image, record_calls(model, image)
-        except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, LookupError) as error:
-            # Whatever a network built elsewhere says to an image that is not of its size.
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
-            reason = reason or f"{type(model).__name__} takes no image of {'×'.join(map(str, shape))} ({said})"
-    raise ValueError(reason)
-
-
-def _image_shapes(model: nn.Module) -> list[tuple[int, int, int]]:
-    """Channels, height and width of the images that the network may be made for, the likeliest first.
-
-    What it was built with goes before what its weights were trained with. Neither need be told: the first convolution
-    may stand behind a fixed transform (TResNet), and the patches may be of maps (Visformer).
-    """
-    convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    if convolution is None:
-        raise ValueError(f"nothing repeats in {type(model).__name__} that an image passes through: no convolution")
-    known = (getattr(model, "pretrained_cfg", None) or {}).get("input_size") or (3, 224, 224)
-    built = _built_size(model) or known
-    shapes = [(channels, h, w) for channels in (convolution.in_channels, known[0]) for *_, h, w in (built, known)]
-    return list(dict.fromkeys(shapes))
-
-
-def _built_size(model: nn.Module) -> tuple[int, int] | None:
-    """Height and width of the images that a module says it was built for."""
-    for module in model.modules():
-        for name in ("img_size", "image_size"):
-            size = getattr(module, name, None)
-            if isinstance(size, int) and size > 0:
-                return size, size
-            if isinstance(size, (tuple, list)) and len(size) == 2:
-                return size[0], size[1]
-    return None
 
 
 def param_groups(

@@ -106,3 +106,49 @@ def _follow_each_other(steps: list[Call]) -> bool:
 def _weighted_layers(module: nn.Module) -> int:
     """Convolutions and linear layers within."""
     return sum(isinstance(part, WEIGHTED) for part in module.modules())
+
+
+def first_pass(model: nn.Module) -> tuple[Tensor, Calls]:
+    """Noise that the network takes for an image, and the calls of its modules in one pass of it.
+
+    Raises:
+        ValueError: it takes none of the sizes that it may be made for.
+    """
+    weights = next(model.parameters(), torch.empty(0))
+    generator, reason = torch.Generator().manual_seed(0), ""
+    for shape in _image_shapes(model):
+        image = torch.rand(1, *shape, generator=generator).to(weights.device, weights.dtype)
+        try:
+            return image, record_calls(model, image)
+        except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, LookupError) as error:
+            # Whatever a network built elsewhere says to an image that is not of its size.
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = reason or f"{type(model).__name__} takes no image of {'×'.join(map(str, shape))} ({said})"
+    raise ValueError(reason)
+
+
+def _image_shapes(model: nn.Module) -> list[tuple[int, int, int]]:
+    """Channels, height and width of the images that the network may be made for, the likeliest first.
+
+    What it was built with goes before what its weights were trained with. Neither need be told: the first convolution
+    may stand behind a fixed transform (TResNet), and the patches may be of maps (Visformer).
+    """
+    convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    if convolution is None:
+        raise ValueError(f"nothing repeats in {type(model).__name__} that an image passes through: no convolution")
+    known = (getattr(model, "pretrained_cfg", None) or {}).get("input_size") or (3, 224, 224)
+    built = _built_size(model) or known
+    shapes = [(channels, h, w) for channels in (convolution.in_channels, known[0]) for *_, h, w in (built, known)]
+    return list(dict.fromkeys(shapes))
+
+
+def _built_size(model: nn.Module) -> tuple[int, int] | None:
+    """Height and width of the images that a module says it was built for."""
+    for module in model.modules():
+        for name in ("img_size", "image_size"):
+            size = getattr(module, name, None)
+            if isinstance(size, int) and size > 0:
+                return size, size
+            if isinstance(size, (tuple, list)) and len(size) == 2:
+                return size[0], size[1]
+    return None

@@ -4,7 +4,7 @@ Modules, parameters and results stay timm's: an opened attention is the same obj
 mechanism's hooks between the projections in and out.
 """
 
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch.nn.functional as F
 from timm.layers.attention import Attention, maybe_add_mask, resolve_self_attn_mask
@@ -12,14 +12,12 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from crosslayer.mechanisms.interface import check_attention, overrides
+from crosslayer.models.walk import Walk
 from crosslayer.ops.attention import attention_scores
 from crosslayer.ops.shapes import Heads, Scores, Tokens
 
-if TYPE_CHECKING:
-    from crosslayer.models.grafted_stage import Walk
 
-
-def open_attention(block: nn.Module, t: int, walk: "Walk") -> None:
+def open_attention(block: nn.Module, t: int, walk: Walk) -> None:
     """Opens the attention of block t for the mechanism of the walk.
 
     Raises:
@@ -40,7 +38,7 @@ def open_attention(block: nn.Module, t: int, walk: "Walk") -> None:
 class _OpenAttention(Attention):
     """timm's attention in the equations of its own forward, with hooks between them."""
 
-    walk: "Walk"
+    walk: Walk
     index: int
     before: tuple[nn.Module | None]
     """The block's normalisation, which is no part of this module."""

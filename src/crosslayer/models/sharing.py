@@ -1,14 +1,9 @@
 """Networks saved in a folder or on the Hugging Face Hub: `config.json` rebuilds them, `model.safetensors` fills them.
 
-The form is timm's, so that `timm.create_model("hf-hub:OWNER/NAME", pretrained=True)` reads it too once crosslayer is
-imported: `architecture` is a name of timm's registry, `model_args` what it is called with, `pretrained_cfg` what images
-it takes, `label_names` its classes. A graft's architecture is `crosslayer_graft`.
-
-What is read may come from anywhere: nothing is built before config.json has the form below and its network, built
-without memory, has the names and shapes of model.safetensors; no code of it is run.
+What is read may come from anywhere: nothing is built before config.json describes a network (`description.py`) whose
+outline, built without memory, has the names and shapes of model.safetensors; no code of it is run.
 """
 
-import dataclasses
 import json
 import math
 import re
@@ -18,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
@@ -26,58 +20,14 @@ from torch import Tensor, nn
 
 from crosslayer.errors import FailedError, reason
 from crosslayer.files import whole_file, write_json, write_text
-from crosslayer.mechanisms import lookup
+from crosslayer.models.description import build_described, checked_description, describe
 from crosslayer.models.grafting import GRAFT
 from crosslayer.models.model_card import model_card
-from crosslayer.models.timm_registry import announce, names
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _MOST_NUMBERS = 1 << 34
 """Numbers of the largest network that is built."""
-_Scalar = bool | int | float | str | None
-
-
-class ImagesConfig(msgspec.Struct, frozen=True, omit_defaults=False):
-    """What images a network takes, in timm's words."""
-
-    input_size: tuple[int, int, int] = (3, 224, 224)
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    crop_pct: float = 0.875
-    interpolation: str = "bicubic"
-    crop_mode: str = "center"
-    first_conv: str | tuple[str, ...] | None = None
-    classifier: str | tuple[str, ...] | None = None
-    num_classes: int = 1000
-
-    def __post_init__(self) -> None:
-        if not all(0 < side <= 1 << 16 for side in self.input_size):
-            raise ValueError(f"input_size is {self.input_size}, which is no image's")
-        if not (len(self.mean) == len(self.std) == self.input_size[0]):
-            raise ValueError(f"mean and std are not of {self.input_size[0]} channels")
-        if not all(map(math.isfinite, (*self.mean, *self.std))) or not all(s > 0 for s in self.std):
-            raise ValueError(f"mean {self.mean} and std {self.std} normalise nothing")
-        if not 0 < self.crop_pct <= 1:
-            raise ValueError(f"crop_pct is {self.crop_pct}; it must be in (0, 1]")
-        if self.interpolation not in ("bilinear", "bicubic"):
-            raise ValueError(f"interpolation is {self.interpolation!r}; it is one of bilinear, bicubic")
-
-
-class Config(msgspec.Struct, frozen=True):
-    """What config.json holds."""
-
-    architecture: str
-    num_classes: int
-    pretrained_cfg: ImagesConfig
-    model_args: dict[str, _Scalar | list[Any] | dict[str, Any]] = {}
-    label_names: tuple[str, ...] | None = None
-    num_features: int | None = None
-    global_pool: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.label_names is not None and len(self.label_names) != self.num_classes:
-            raise ValueError(f"{len(self.label_names)} label_names are given for {self.num_classes} classes")
 
 
 def save_pretrained(
@@ -112,15 +62,17 @@ def save_pretrained(
         ValueError: a network that its description does not rebuild, or facts that contradict it.
         FailedError: a file that could not be written.
     """
-    config = _config_of(model, class_names)
+    config = describe(model, class_names)
     asked = {"mean": mean, "std": std, "crop_pct": crop, "interpolation": interpolation}
     images = {key: value for key, value in asked.items() if value is not None}
     if image_size is not None:
         images["input_size"] = (config["pretrained_cfg"]["input_size"][0], image_size, image_size)
     config["pretrained_cfg"] |= images
-    content = _checked(json.dumps(config).encode(), "what was asked to be saved")
+    content = checked_description(json.dumps(config).encode(), "what was asked to be saved")
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    _check_same(_shapes(_build(content)), _shapes_of(weights), "the network was changed after it was made: its")
+    _check_same(
+        _shapes(build_described(content)), _shapes_of(weights), "the network was changed after it was made: its"
+    )
     packed = save({key: value.clone() for key, value in weights.items()}, {"format": "pt"})
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -150,17 +102,17 @@ def from_pretrained(
         FailedError: a download that failed.
     """
     config_file, weights_file = _files(source, revision, token, cache_dir)
-    config = _checked(config_file.read_bytes(), str(config_file))
+    config = checked_description(config_file.read_bytes(), str(config_file))
     held = _header(weights_file)
     where = f"{weights_file} does not fit its {CONFIG}: its"
     with torch.device("meta"):
-        outline = _shapes(_build(config, plain=True))
+        outline = _shapes(build_described(config, plain=True))
     if config.architecture == GRAFT:
         held_of_backbone = {key: shape for key, shape in held.items() if key in outline}
         _check_same(outline, held_of_backbone, where)
     else:
         _check_same(outline, held, where)
-    model = _build(config)
+    model = build_described(config)
     _check_same(_shapes(model), held, where)
     state = load_file(weights_file)
     kinds = {value.dtype for value in state.values() if value.is_floating_point()}
@@ -233,136 +185,6 @@ def upload_to_hub(
         )
     except Exception as error:  # the hub's client and what it stands on raise many kinds
         raise FailedError(f"cannot push to {repository}: {reason(error)}") from error
-
-
-def _config_of(model: nn.Module, class_names: Sequence[str] | None) -> dict[str, Any]:
-    """A network's own account of itself, as config.json has it."""
-    known = getattr(model, "pretrained_cfg", None)
-    arguments = getattr(model, "_model_args", None)
-    if not isinstance(known, Mapping) or known.get("architecture") not in _architectures() or arguments is None:
-        raise ValueError(
-            f"{type(model).__name__} cannot be rebuilt from a description: what is saved is made by "
-            "crosslayer.create_model, or by crosslayer.graft from a network of timm.create_model"
-        )
-    classes = getattr(model, "num_classes", 0)
-    labels = known.get("label_names") if class_names is None else tuple(class_names)
-    if labels is not None and class_names is None and len(labels) != classes:
-        labels = None  # of a classifier that was there before
-    pool = getattr(model, "global_pool", None)
-    pool = getattr(pool, "pool_type", pool)
-    current: dict[str, Any] = {"num_classes": classes} if hasattr(model, "num_classes") else {}
-    if isinstance(pool, str):
-        current["global_pool"] = pool
-    rates = ("drop_rate", "drop_path_rate", "features_only") if not arguments.get("features_only") else ()
-    fields = [field.name for field in dataclasses.fields(timm.models.PretrainedCfg)]
-    images = {key: known[key] for key in msgspec.structs.asdict(ImagesConfig()) if known.get(key) is not None}
-    assert set(images) <= set(fields), "timm's words"
-    channels = arguments.get("in_chans", images.get("input_size", (3,))[0])
-    images["input_size"] = (channels, *images.get("input_size", (3, 224, 224))[1:])
-    for key in ("mean", "std"):
-        if len(images.get(key, ())) != channels:  # as timm has it for other channels
-            images[key] = (sum(images[key]) / len(images[key]),) * channels
-    return {
-        "architecture": known["architecture"],
-        "num_classes": classes,
-        "num_features": getattr(model, "num_features", None),
-        **({"global_pool": pool} if isinstance(pool, str) else {}),
-        **({"label_names": list(labels)} if labels else {}),
-        "model_args": {key: value for key, value in arguments.items() if key not in rates} | current,
-        "pretrained_cfg": {**images, "num_classes": classes},
-    }
-
-
-def _architectures() -> set[str]:
-    announce()
-    return {GRAFT, *names()}
-
-
-def _checked(content: bytes, where: str) -> Config:
-    """A description that is one of crosslayer's networks'."""
-    try:
-        config = msgspec.json.decode(content, type=Config)
-        if config.architecture not in _architectures():
-            raise ValueError(f"architecture {config.architecture!r} is none of crosslayer's")
-        _check_arguments(config)
-    except (msgspec.MsgspecError, ValueError, TypeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{where} describes no network of crosslayer: {reason(error)}") from error
-    return config
-
-
-_OWN = ("num_classes", "in_chans", "unit", "global_pool", "output_stride", "img_size", "drop_rate", "drop_path_rate")
-_LOADING = (
-    "cache_dir",
-    "checkpoint_path",
-    "exportable",
-    "model_name",
-    "no_jit",
-    "pretrained",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-    "scriptable",
-)
-
-
-def _check_arguments(config: Config) -> None:
-    """Raises unless a network may be called with `model_args`: values of the right types, and none that names files."""
-    arguments = config.model_args
-    if named := sorted(set(arguments) & set(_LOADING)):
-        raise ValueError(f"model_args has {named[0]}, which no description of a network needs")
-    sizes = {"num_classes": config.num_classes, "in_chans": arguments.get("in_chans", 3)}
-    if not all(type(size) is int and 0 <= size <= 1 << 24 for size in sizes.values()):
-        raise ValueError(f"num_classes and in_chans are {list(sizes.values())}, which no network has")
-    if config.architecture != GRAFT:
-        mechanism = names()[config.architecture][1]
-        _check_options(mechanism, {key: value for key, value in arguments.items() if key not in _OWN})
-        return
-    backbone, options = arguments.get("backbone"), arguments.get("options", {})
-    if not isinstance(backbone, str) or backbone.split(".")[0] == GRAFT or not timm.is_model(backbone.split(".")[0]):
-        raise ValueError(f"backbone {backbone!r} is no network of timm")
-    if not isinstance(options, dict):
-        raise ValueError("the mechanism's options are no mapping")
-    _check_options(str(arguments.get("mechanism")), options)
-    for key, value in arguments.items():
-        plain = value if isinstance(value, list) else [value]
-        if key != "options" and not all(isinstance(item, _Scalar) for item in plain):
-            raise ValueError(f"model_args has {key}, which is no plain value")
-        if any(isinstance(item, int | float) and not abs(item) <= 1 << 24 for item in plain):
-            raise ValueError(f"model_args has {key} = {value}, which is beyond any network")
-
-
-def _check_options(mechanism: str, options: Mapping[str, Any]) -> None:
-    """Raises unless the options are the mechanism's, of the right types."""
-    try:
-        kind = lookup(mechanism).config
-    except ValueError as error:
-        raise ValueError(f"{error}; one of your own is known once its file has been imported") from error
-    if surplus := sorted(set(options) - {field.name for field in dataclasses.fields(kind)}):
-        raise ValueError(f"mechanism {mechanism!r} has no option {surplus[0]!r}")
-    msgspec.convert(dict(options), kind)
-
-
-def _build(config: Config, *, plain: bool = False) -> nn.Module:
-    """The described network with fresh weights; with `plain`, what its graft is put on."""
-    arguments = {"num_classes": config.num_classes, **config.model_args}
-    if config.architecture != GRAFT:
-        return _created(config.architecture, arguments)
-    backbone, mechanism = arguments.pop("backbone"), arguments.pop("mechanism")
-    start, options = arguments.pop("start", "identity"), arguments.pop("options", {})
-    told = {name: arguments.pop(name) for name in ("grid", "prefix_tokens") if name in arguments}
-    if not plain:
-        arguments |= {"backbone": backbone, "mechanism": mechanism, "start": start, **told, "options": options}
-        return _created(GRAFT, arguments)
-    return _created(str(backbone), arguments)
-
-
-def _created(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()
-    }
-    try:
-        return timm.create_model(name, **values)
-    except Exception as error:  # what a network makes of arguments from a file can be of any kind
-        raise ValueError(f"{name} cannot be built with the described arguments: {reason(error)}") from error
 
 
 def _files(

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from crosslayer.mechanisms import StageShape
 from crosslayer.mechanisms.interface import check_attention
 from crosslayer.models.blocks import MechanismFactory, Unit
-from crosslayer.models.grafted_stage import GraftedStage, Walk
+from crosslayer.models.grafted_stage import GraftedStage
 from crosslayer.models.layouts import TokenRows
 from crosslayer.models.saved_method import SavePretrained
+from crosslayer.models.walk import Walk
 from crosslayer.ops.shapes import Images, Tokens
 
 POOLS = ("token", "avg", "avgmax", "max", "map", "")
