@@ -39,7 +39,7 @@ def cifar10_budget() -> Recipe:
 
 
 def cifar100_budget() -> Recipe:
-    """CIFAR-100 in a quarter of an hour on two cores, plain network; chosen on it, on held-out training images."""
+    """CIFAR-100 in a quarter of an hour on two cores with bf16, plain network; chosen on it, on held-out images."""
     return _within_budget(cifar100())
 
 
@@ -57,6 +57,7 @@ def _within_budget(recipe: Recipe) -> Recipe:
         weight_decay=5e-4,
         decay_vectors=False,
         label_smoothing=0.1,
+        precision="bf16",
     )
 
 
