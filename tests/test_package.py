@@ -27,7 +27,9 @@ def test_a_project_that_installs_the_wheel_sees_types(tmp_path: Path):
     with zipfile.ZipFile(wheel) as archive:
         assert "crosslayer/py.typed" in archive.namelist()
         archive.extractall(installed)
-    (tmp_path / "use.py").write_text("import crosslayer\n\nreveal_type(crosslayer.list_mechanisms())\n")
+    (tmp_path / "use.py").write_text(
+        "import crosslayer\n\nreveal_type(crosslayer.list_mechanisms())\ncrosslayer.nothing\n"
+    )
     python = str(tmp_path / "venv" / "bin" / "python")
     check = subprocess.run(
         [sys.executable, "-m", "pyright", "--pythonpath", python, "use.py"],
@@ -37,4 +39,5 @@ def test_a_project_that_installs_the_wheel_sees_types(tmp_path: Path):
         text=True,
     )
     assert 'Type of "crosslayer.list_mechanisms()" is "list[str]"' in check.stdout, check.stdout
-    assert "0 errors" in check.stdout, check.stdout
+    assert '"nothing" is not a known attribute of module "crosslayer"' in check.stdout, check.stdout
+    assert "1 error," in check.stdout, check.stdout

@@ -39,20 +39,22 @@ _HOMES = dict.fromkeys(__all__, "crosslayer.models") | {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """A public name, brought when it is first asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'crosslayer' has no attribute {name!r}")
-    import importlib
+if not TYPE_CHECKING:  # a type checker is to find names that are not there
 
-    try:
-        home = importlib.import_module(_HOMES[name])
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] == "crosslayer":
-            raise
-        extra = "detection" if name == "create_detector" else "train"
-        raise ImportError(f"crosslayer.{name} needs {error.name}: pip install 'crosslayer[{extra}]'") from error
-    return getattr(home, name)
+    def __getattr__(name: str) -> Any:
+        """A public name, brought when it is first asked for."""
+        if name not in _HOMES:
+            raise AttributeError(f"module 'crosslayer' has no attribute {name!r}")
+        import importlib
+
+        try:
+            home = importlib.import_module(_HOMES[name])
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.split(".")[0] == "crosslayer":
+                raise
+            extra = "detection" if name == "create_detector" else "train"
+            raise ImportError(f"crosslayer.{name} needs {error.name}: pip install 'crosslayer[{extra}]'") from error
+        return getattr(home, name)
 
 
 def _tell_timm() -> None:
