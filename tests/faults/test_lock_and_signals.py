@@ -123,7 +123,13 @@ def test_a_signal_leaves_the_checkpoints_of_a_run_without(crosslayer, sound: Sou
 
 def started(*words: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "crosslayer", *map(str, words)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=hears_all)
+
+
+def hears_all() -> None:
+    """What a process must not inherit of tests that were started to run on: signals that are ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def ended(process: subprocess.Popen[str], number: int) -> str:
@@ -139,7 +145,8 @@ def test_a_signal_while_starting(sound: Sound, tmp_path: Path, number: int):
     code = "import os, sys, threading, time; t = threading.Timer(0.3, os.kill, (os.getpid(), int(sys.argv[1])))"
     code += "; from crosslayer.cli import main; t.start(); sys.argv[1:] = sys.argv[2:]; sys.exit(main())"
     words = [str(word) for word in (number, *sound.words, "--output", tmp_path / "run")]
-    process = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", code, *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hears_all)
     assert ended(process, number) == f"crosslayer: stopped by {signal.Signals(number).name}\n"
     assert not (tmp_path / "run").exists()
 

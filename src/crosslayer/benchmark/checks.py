@@ -10,7 +10,7 @@ from crosslayer.errors import UsageError
 from crosslayer.export.formats import find_kind
 from crosslayer.fused import unavailable
 from crosslayer.training.launch import choose_device
-from crosslayer.training.recipe import check_whole, flag
+from crosslayer.training.recipe import LARGEST, OF_NETWORKS, check_whole, flag
 
 LISTS = ("backbones", "mechanisms", "modes", "precisions", "compiled", "impls", "runtimes", "batch_sizes")
 LEAST = {"num_classes": 1, "threads": 1, "rounds": 1}
@@ -44,9 +44,9 @@ def check_numbers(plan: Plan) -> None:
         if not getattr(plan, name):
             raise UsageError(f"{flag(name)} is empty; give at least one")
     for name, least in LEAST.items():
-        check_whole(name, getattr(plan, name), least)
+        check_whole(name, getattr(plan, name), least, OF_NETWORKS.get(name, LARGEST))
     for name in ("batch_sizes", "image_sizes"):
         for value in getattr(plan, name):
-            check_whole(name, value)
+            check_whole(name, value, most=OF_NETWORKS[name])
     if not 0 < plan.seconds < math.inf:
         raise UsageError(f"--seconds is {plan.seconds}; it must be above 0, and a finite number")

@@ -202,6 +202,8 @@ SHARES = (
 """Fields in [0, 1)."""
 LARGEST = 2**31 - 1
 """Of whole numbers."""
+OF_NETWORKS = {"num_classes": 100_000, "image_size": 2048, "image_sizes": 2048, "batch_sizes": 2**16}
+"""The most of a network by name: what would take the memory before anything could be said of it."""
 SIDES = ("image_size", "eval_size", "max_size", "jitter", "pad", "multi_scale", "pyramid_channels")
 LONGEST = 2**14
 """Of these, in pixels or channels."""

@@ -151,7 +151,7 @@ def read_summary(file: Path, *needed: str) -> dict[str, Any]:
         for name in needed:
             first, _, second = name.partition(".")
             value = content.get(first)
-            if (value.get(second) if second and value else value) is None:
+            if (value.get(second) if isinstance(value, dict) else value) is None:
                 raise ValueError(f"it has no {name!r}")
     return content
 
