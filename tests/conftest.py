@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -16,6 +17,23 @@ from crosslayer.cli import main
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+APART = {"exhaustive", "slow", "faults"}
+"""Marks of what `make test` leaves out."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before marks choose
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test's cases that are `sampled(n)`, every nth is a part of every run, of each test another; or its first."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sampled") and APART.isdisjoint(mark.name for mark in item.iter_markers()):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for test, of_test in cases.items():
+        every = of_test[0].get_closest_marker("sampled").args[0]
+        core = set(of_test[crc32(test.encode()) % every :: every] or of_test[:1])
+        for item in of_test:
+            if item not in core:
+                item.add_marker(pytest.mark.exhaustive)
 
 
 @pytest.fixture(scope="session", autouse=True)

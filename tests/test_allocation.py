@@ -21,6 +21,7 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator only")
+@pytest.mark.exhaustive
 def test_a_map_is_not_touched_anew():
     def first_touches(mode: str) -> tuple[str, int]:
         words = subprocess.run([sys.executable, "-c", LARGE_MAPS, mode], capture_output=True, text=True, check=True)

@@ -37,6 +37,7 @@ def test_text_that_is_no_unicode_is_written(tmp_path: Path):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.sampled(2)
 def test_an_encoding_without_the_letters_ends_no_command(encoding: str):
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     done = subprocess.run([sys.executable, "-m", "crosslayer", "list"], env=environment, capture_output=True)

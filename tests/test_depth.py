@@ -22,6 +22,7 @@ def test_every_mechanism_has_a_row(tmp_path: Path):
     assert (tmp_path / "depth.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.exhaustive
 def test_nothing_is_measured_at_no_depth():
     done = run("--depths", "0")
     assert done.returncode == 2

@@ -43,6 +43,7 @@ def newcomer(tmp_path: Path, request: pytest.FixtureRequest):
     del _REGISTRY[name]
 
 
+@pytest.mark.sampled(2)
 def test_new_mechanism_holds_to_the_contract(newcomer: str):
     for backbone in ("cifar_resnet20", "deit", "deit_sublayers", "timm_efficientnet", "timm_vit"):
         test_contract.test_any_input_size(backbone, newcomer)

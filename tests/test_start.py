@@ -51,6 +51,7 @@ def test_listing_imports_little_beyond_torch():
         pytest.param("import crosslayer.fused.light_pass, timm", marks=pytest.mark.exhaustive),
     ],
 )
+@pytest.mark.sampled(2)
 def test_timm_knows_the_names_in_either_order_of_imports(imports: str):
     ran = subprocess.run(
         [sys.executable, "-c", f"{imports}\nprint(timm.is_model('resnet50_dla_l'), timm.is_model('deit_tiny_mrla_b'))"],

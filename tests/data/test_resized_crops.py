@@ -39,6 +39,7 @@ def split(image_tree: Path) -> Split:
     return open_source(str(image_tree)).train
 
 
+@pytest.mark.exhaustive
 def test_workers_and_interruptions_change_nothing(split: Split):
     whole = epoch(split)
     assert [step.shape for step in whole] == [(4, 3, 8, 8)] * 4

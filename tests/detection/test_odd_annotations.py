@@ -28,6 +28,8 @@ from crosslayer.detection.outlines import RunLengths, checked_outline
 from crosslayer.detection.scenes import Augmentation, SceneDataset
 from crosslayer.errors import FailedError, UsageError
 
+pytestmark = pytest.mark.sampled(3)
+
 Write = Callable[..., tuple[Path, Path]]
 Entry = dict[str, Any]
 NAN, INFINITY = float("nan"), float("inf")

@@ -124,6 +124,7 @@ OUTPUTS = (
 
 @pytest.mark.parametrize("name", [pytest.param(name, id=ascii(name)[:12]) for name in OUTPUTS])
 @pytest.mark.parametrize("command", ["train", "attention", "evaluate", "explain", "export", "report"])
+@pytest.mark.sampled(8)
 def test_output_of_any_name(
     crosslayer, sound: Sound, image_tree: Path, tmp_path: Path, monkeypatch, command: str, name: str
 ):

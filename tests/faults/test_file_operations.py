@@ -37,6 +37,7 @@ def test_all_operations_are_tried(sound: Sound):
 
 @pytest.mark.parametrize("torn", [False, True], ids=["before", "torn"])
 @pytest.mark.parametrize("at", every())
+@pytest.mark.sampled(3)
 def test_killed(crosslayer, sound: Sound, tmp_path: Path, on_disk, at: int, torn: bool):
     if at >= len(sound.operations) or (torn and sound.operations[at] != "write"):
         return
@@ -51,6 +52,7 @@ def test_killed(crosslayer, sound: Sound, tmp_path: Path, on_disk, at: int, torn
 
 @pytest.mark.parametrize("error", ERRORS, ids=errno.errorcode.get)
 @pytest.mark.parametrize("at", every(few={5, 38}))
+@pytest.mark.sampled(3)
 def test_failing(crosslayer, sound: Sound, tmp_path: Path, on_disk, at: int, error: int):
     if at >= len(sound.operations):
         return

@@ -14,6 +14,8 @@ from crosslayer.fused.custom_op import NO_SECOND_DERIVATIVES
 from tests.fused.maps import laid_out, noise
 from tests.fused.reference import ops_of
 
+pytestmark = pytest.mark.sampled(3)
+
 SHAPE = (3, 6, 4, 5)
 Leaves = dict[str, Tensor]
 

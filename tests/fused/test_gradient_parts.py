@@ -12,7 +12,7 @@ from tests.fused.maps import LAYOUTS, SIZES, TOLERANCE, check_fused, noise, skip
 from tests.fused.reference import ops_of
 from tests.fused.test_residual_output import BLOCKS
 
-pytestmark = pytest.mark.usefixtures("poisoned")
+pytestmark = [pytest.mark.sampled(5), pytest.mark.usefixtures("poisoned")]
 
 LEAVES = ("x", "s", "w", "b", "k", "carried", "w2", "b2")
 

@@ -9,7 +9,7 @@ from crosslayer.fused.history_sum import sum as fused
 from tests.fused.maps import LAYOUTS, SIZES, TOLERANCE, assert_close, laid_out, noise, skip_untaken
 from tests.fused.reference import ops_of
 
-pytestmark = pytest.mark.usefixtures("poisoned")
+pytestmark = [pytest.mark.sampled(5), pytest.mark.usefixtures("poisoned")]
 
 
 def case(shape: tuple[int, ...], layers: int) -> tuple[list[Tensor], Tensor, Tensor]:

@@ -13,7 +13,7 @@ from tests.fused.maps import LAYOUTS, SIZES, TOLERANCE, assert_close, laid_out, 
 from tests.fused.reference import ops_of
 from tests.fused.test_history_sum import stored
 
-pytestmark = pytest.mark.usefixtures("native", "poisoned")
+pytestmark = [pytest.mark.sampled(5), pytest.mark.usefixtures("native", "poisoned")]
 
 FEW = [(2, 6, 5, 7), (3, 70, 2, 1), (2, 64, 3, 3)]
 """Tiles that are not full, blocks that are not, and both that are."""

@@ -14,7 +14,7 @@ from crosslayer.fused.light_block import cpu as light_block_passes
 from tests.fused.maps import LAYOUTS, SIZES, TOLERANCE, assert_close, laid_out, noise, skip_untaken
 from tests.fused.reference import ops_of
 
-pytestmark = pytest.mark.usefixtures("native", "poisoned", "nothing_learned")
+pytestmark = [pytest.mark.sampled(5), pytest.mark.usefixtures("native", "poisoned", "nothing_learned")]
 
 BLOCKS = [(3, 70, 2, 1), (2, 64, 3, 3), (20, 6, 2, 3)]
 """Blocks of channels that are not full, and that are; more images than a register has numbers."""

@@ -15,7 +15,7 @@ from crosslayer.fused.support import runs_triton
 from tests.fused.maps import LAYOUTS, SIZES, TOLERANCE, assert_close, laid_out, noise, skip_untaken
 from tests.fused.reference import ops_of
 
-pytestmark = pytest.mark.usefixtures("poisoned")
+pytestmark = [pytest.mark.sampled(5), pytest.mark.usefixtures("poisoned")]
 
 NAMES = ["x", "shortcut", "value_kernel", "gate", "scale", "shortcut_kernel", "weight", "bias"]
 

@@ -11,6 +11,8 @@ from crosslayer.fused.light_merge import cpu as light_passes
 from crosslayer.fused.light_merge.terms import Terms
 from crosslayer.fused.residual_output import cpu as residual_passes
 
+pytestmark = pytest.mark.sampled(5)
+
 OFFSETS = [0, 10, 30, 100, 1000]
 PLACES = ["first position", "last position", "row", "image", "everywhere"]
 LARGE = [(8, 16, 56, 56), (2, 16, 200, 334)]

@@ -6,7 +6,7 @@ import torch
 from crosslayer.fused import pooling
 from tests.fused.maps import LAYOUTS, SIZES, TOLERANCE, assert_close, laid_out, noise, skip_untaken
 
-pytestmark = pytest.mark.usefixtures("poisoned")
+pytestmark = [pytest.mark.sampled(5), pytest.mark.usefixtures("poisoned")]
 
 
 @pytest.mark.parametrize("shape", SIZES)

@@ -10,7 +10,7 @@ from crosslayer.fused.residual_output import residual_output
 from tests.fused.maps import LAYOUTS, SIZES, TOLERANCE, check_fused, laid_out, noise, skip_untaken
 from tests.fused.reference import ops_of
 
-pytestmark = pytest.mark.usefixtures("poisoned")
+pytestmark = [pytest.mark.sampled(5), pytest.mark.usefixtures("poisoned")]
 
 BLOCKS = [(3, 70, 2, 1), (2, 64, 3, 3)]
 """Tiles and blocks of channels that are not full, and that are."""

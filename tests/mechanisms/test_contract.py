@@ -15,6 +15,8 @@ from crosslayer.models.blocks import Stage
 from crosslayer.models.grafted_stage import GraftedStage
 from tests.mechanisms.hosts import CLASSES, HOSTS, RESNET_MECHANISMS, compiled_pairs, grafted_pairs, pairs
 
+pytestmark = pytest.mark.sampled(3)
+
 every_mechanism = pytest.mark.parametrize("mechanism", list_mechanisms())
 every_mechanism_of_resnets = pytest.mark.parametrize("mechanism", RESNET_MECHANISMS)
 every_compiled_pair = pytest.mark.parametrize(("host", "mechanism"), compiled_pairs())

@@ -20,6 +20,8 @@ from crosslayer.mechanisms.streams import Connection
 from crosslayer.ops.depth import rms_product, softmax_over_depth, weighted_sum
 from tests.conftest import shared
 
+pytestmark = pytest.mark.sampled(2)
+
 NEW = ("attnres", "ddl", "delta_attnres", "denseformer", "hc", "laurel", "mhc", "mhc_lite", "xattnres")
 
 

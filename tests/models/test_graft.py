@@ -312,6 +312,7 @@ def check_carried_or_refused(name: str, *mechanisms: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.sampled(3)
 def test_one_network_of_a_family_is_carried_or_refused(name: str):
     check_carried_or_refused(name, "none", "se", "dla_l", "mrla_l")
 
@@ -353,6 +354,7 @@ IDENTICAL = {"a2", "delta_attnres", "denseformer", "gc", "hc", "laurel", "nl"}
 
 
 @pytest.mark.parametrize("mechanism", sorted({name for name in list_mechanisms() if fits("timm_resnet", name)}))
+@pytest.mark.sampled(3)
 def test_whatever_starts_as_identity_learns(mechanism: str):
     """No factor of zero stands before another: within three steps every mechanism has moved."""
     torch.manual_seed(0)

@@ -9,6 +9,8 @@ from crosslayer.reports.paper import TABLE_1, TABLE_2, UNIT, PaperRow
 from crosslayer.reports.paper_sizes import measure, prints_as
 from tests.mechanisms.hosts import RESNET_MECHANISMS
 
+pytestmark = pytest.mark.sampled(3)
+
 # Why these differ: docs/parameters.md
 DIFFERENT = {
     ("cifar_resnet56", "dla_l", 100),

@@ -48,6 +48,7 @@ def outputs(model: nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.sampled(3)
 def test_a_saved_network_comes_back(name: str, tmp_path: Path):
     model = NETWORKS[name]()
     model.save_pretrained(tmp_path / "saved")
@@ -175,6 +176,7 @@ def edit(folder: Path, **changes: Any) -> None:
         ),
     ],
 )
+@pytest.mark.sampled(3)
 def test_hostile_descriptions_are_refused(changes: dict[str, Any], said: str, saved: Path):
     edit(saved, **changes)
     with pytest.raises(ValueError, match=said):

@@ -148,6 +148,7 @@ def test_output_stride_dilates_as_timms_networks_do(name: str, theirs: str, stri
 
 
 @pytest.mark.parametrize("mechanism", RESNET_MECHANISMS)
+@pytest.mark.sampled(4)
 def test_every_mechanism_runs_dilated(mechanism: str):
     features = crosslayer.create_model("resnet18", mechanism, features_only=True, output_stride=8)
     with torch.no_grad():

@@ -16,6 +16,8 @@ from crosslayer import create_model, graft, list_mechanisms
 from crosslayer.mechanisms import Mechanism
 from tests.mechanisms.hosts import RESNET_MECHANISMS, fits
 
+pytestmark = pytest.mark.sampled(4)
+
 NOT_CALLED = (nn.Identity, nn.ParameterList, nn.ParameterDict, nn.ModuleList, Mechanism)
 """Holders of others, and places that a mechanism does not act in."""
 

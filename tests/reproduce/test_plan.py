@@ -23,6 +23,7 @@ FIGURES = {"table1": 40, "table2": 19, "table4": 4, "table5": 8, "table6": 8, "f
 
 
 @pytest.mark.parametrize("name", only([name for name in STUDIES if name != "table3"], FIGURES.__contains__))
+@pytest.mark.sampled(3)
 def test_every_study_can_be_planned_and_built(name: str, tmp_path: Path):
     runs = planned(tmp_path, name, (3,))
     assert len(runs) == len({run.path for run in runs}) == FIGURES.get(name, len(runs))

@@ -287,6 +287,7 @@ def test_full_disk_is_told_and_loses_nothing(image_tree: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.sampled(2)
 def test_signals_save_and_exit(crosslayer, image_tree: Path, tmp_path: Path, number: signal.Signals):
     run = tmp_path / "run"
     words = ["train", "--data", image_tree, "--output", run, *QUICK, "--epochs", 1000]
@@ -311,6 +312,7 @@ def test_signals_save_and_exit(crosslayer, image_tree: Path, tmp_path: Path, num
     assert saved_steps(run / "checkpoints")[-1] == step + 1
 
 
+@pytest.mark.exhaustive
 def test_two_processes_equal_one_that_accumulates(image_tree: Path, tmp_path: Path, crosslayer):
     """Gradients (as the momentum of the first step) and weights agree within rounding."""
     options = ("--mechanism", "dla_l", "--drop-path", 0.2, "--max-steps", 1, *QUICK)

@@ -49,6 +49,7 @@ def whole(image_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("step", [3, 4])
+@pytest.mark.sampled(2)
 def test_resume_continues_to_the_bit(crosslayer, image_tree: Path, tmp_path: Path, whole: Path, step: int):
     run = tmp_path / "run"
     train(crosslayer, image_tree, run, "--max-steps", step)
