@@ -89,6 +89,7 @@ def test_faults_are_one_sentence(crosslayer, words: tuple[str, ...], sentence: s
 @pytest.mark.parametrize(
     "runtimes", [("openvino",), pytest.param(("onnxruntime", "openvino"), marks=pytest.mark.exhaustive)]
 )
+@pytest.mark.exhaustive
 def test_other_runtimes(crosslayer, runtimes: tuple[str, ...]):
     words = "--mechanisms", "dla_l", "--runtime", *runtimes, "--device", "cpu", "--json"
     code, out, err = crosslayer("bench", *words, *TINY)
@@ -166,6 +167,7 @@ def test_cost_of_a_known_network():
     assert half.bytes == plain.bytes / 2
 
 
+@pytest.mark.exhaustive
 def test_every_mechanism_has_a_cost_in_inference():
     for name in RESNET_MECHANISMS:
         assert step_cost(build_network("cifar_resnet20", name, 5), configuration(modes=("infer",))).operations > 0

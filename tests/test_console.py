@@ -45,6 +45,7 @@ def test_an_encoding_without_the_letters_ends_no_command(encoding: str):
     assert b"Backbones: " in done.stdout
 
 
+@pytest.mark.exhaustive
 def test_names_that_an_encoding_has_not_end_no_training(tmp_path: Path):
     for split in ("train", "val"):
         for name in ("[/x] :dog: 日本", "caf\udce9"):

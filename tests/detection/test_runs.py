@@ -83,6 +83,7 @@ MORE = [(), ("--jitter", 64), ("--multi-scale", 48, 80, "--accumulate", 2, "--em
 
 
 @pytest.mark.parametrize("more", only(MORE, lambda more: "--ema" in more))
+@pytest.mark.exhaustive
 def test_resume_within_an_epoch_continues_to_the_bit(crosslayer, coco_set: Path, tmp_path: Path, more: tuple):
     train(crosslayer, coco_set, tmp_path / "whole", "--epochs", 2, "--drop-path", 0.2, *more)
     train(crosslayer, coco_set, tmp_path / "parts", "--epochs", 2, "--drop-path", 0.2, *more, "--max-steps", 1)
@@ -310,6 +311,7 @@ def test_mixed_precision(crosslayer, coco_set: Path, tmp_path: Path, precision: 
     assert all(value.dtype == torch.float32 for name, value in weights(tmp_path / "run").items() if "conv" in name)
 
 
+@pytest.mark.exhaustive
 def test_real_coco(crosslayer, tmp_path: Path):
     """One step over real photographs of all kinds, crowds among them."""
     out = train(crosslayer, shared("coco_tiny"), tmp_path / "run", "--max-steps", 1)

@@ -77,6 +77,7 @@ def same_training(plain: nn.Module, fused: nn.Module, run: Callable[[nn.Module],
 @pytest.mark.parametrize("backbone", ["cifar_resnet20", "cifar_resnet20_basic"])
 @pytest.mark.parametrize("training", [True, False])
 @every_mechanism
+@pytest.mark.sampled(2)
 def test_the_same_numbers(mechanism: str, training: bool, backbone: str):
     plain, fused = pair(mechanism, backbone=backbone)
     same_training(plain.train(training), fused.train(training), lambda model: model(images()))
@@ -122,6 +123,7 @@ def test_gradients_at_every_block_and_stage(mechanism: str, training: bool):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("reentrant", [True, False])
 @every_mechanism
+@pytest.mark.sampled(2)
 def test_checkpointed(mechanism: str, reentrant: bool, training: bool):
     plain, fused = (model.train(training) for model in pair(mechanism))
     x = images().requires_grad_()
@@ -162,6 +164,7 @@ def test_second_derivatives_are_refused_at_once(mechanism: str):
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
 @every_mechanism
+@pytest.mark.sampled(2)
 def test_transforms_of_functions(mechanism: str):
     plain, fused = (model.eval() for model in pair(mechanism))
     x, tangent = images(2), images(2, seed=5)
@@ -323,6 +326,7 @@ def test_nan_stays_in_its_image(mechanism: str):
 
 @pytest.mark.parametrize("modes", [(True, True), (False, False), (True, False), (False, True)])
 @every_mechanism
+@pytest.mark.sampled(2)
 def test_two_passes_before_their_backwards(mechanism: str, modes: tuple[bool, bool]):
     """As one after the other; running statistics stay, since PyTorch's own batch_norm reads them again backward."""
     plain, fused = pair(mechanism)
@@ -355,6 +359,7 @@ def test_two_heads_on_shared_blocks(mechanism: str):
 
 
 @every_mechanism
+@pytest.mark.sampled(2)
 def test_operations_are_counted(mechanism: str):
     counts = []
     for model in pair(mechanism):
@@ -468,6 +473,7 @@ def one_process(tmp_path: Path):
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
 @every_mechanism
+@pytest.mark.sampled(2)
 def test_data_parallel(mechanism: str, how: str, one_process: None):
     from torch.distributed.fsdp import fully_shard
 

@@ -62,6 +62,7 @@ def test_released_model(name: str):
 
 @pytest.mark.skipif(compiler.obstacle() is not None, reason="no C++ compiler here")
 @pytest.mark.parametrize("name", [name for name in golden_files() if any(kind in name for kind in FUSED)])
+@pytest.mark.sampled(2)
 def test_released_model_fused(name: str):
     check_released_model(name, fused=True)
 

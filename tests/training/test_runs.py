@@ -66,6 +66,7 @@ def test_what_a_run_leaves(crosslayer, image_tree: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("mechanism", ["dla_l", "dla_b"])
+@pytest.mark.sampled(2)
 def test_resume_continues_to_the_bit(crosslayer, image_tree: Path, tmp_path: Path, mechanism: str):
     options = ("--mechanism", mechanism, "--drop-path", 0.2)
     train(crosslayer, image_tree, tmp_path / "four", *options, "--epochs", 4)
@@ -268,6 +269,7 @@ def test_a_loss_that_is_not_finite_names_its_step(crosslayer, image_tree: Path, 
     assert same(kept, weights(run))
 
 
+@pytest.mark.exhaustive
 def test_full_disk_is_told_and_loses_nothing(image_tree: Path, tmp_path: Path):
     """A limit on the size of files stands for the disk: a checkpoint (2 MB) cannot be written, smaller files can."""
     command = [sys.executable, "-m", "crosslayer", "train", "--data", image_tree, "--output", tmp_path / "run", *QUICK]
