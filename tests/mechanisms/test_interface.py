@@ -68,6 +68,18 @@ def test_a_mechanism_may_use_every_hook(every_hook: str):
     assert all(p.grad is not None for p in model.parameters())
 
 
+def test_a_hook_takes_what_it_is_called_with():
+    class Short(Mechanism[None]):
+        def merge(self, t, out, state):
+            return out, state
+
+    with pytest.raises(
+        ValueError, match=r"its merge takes \(self, t, out, state\), and is called with \(self, t, out, "
+    ):
+        register("short", Short)
+    assert "short" not in list_mechanisms()
+
+
 def test_a_name_is_given_once(every_hook: str):
     with pytest.raises(ValueError, match="already registered"):
         register(every_hook, EveryHook)

@@ -3,12 +3,13 @@
 import dataclasses
 import difflib
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crosslayer.mechanisms.interface import Mechanism
+from crosslayer.mechanisms.interface import HOOKS, Mechanism
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +58,19 @@ def register(name: str, mechanism: type[Mechanism], config: type = NoOptions, pa
     """Announces a mechanism under `name`; the last line of its file.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is taken, or a hook takes other arguments than it is called with.
     """
     if name in _REGISTRY:
         raise ValueError(f"mechanism {name!r} is already registered by {_REGISTRY[name].module}")
+    for hook in HOOKS:
+        called, taken = (inspect.signature(getattr(kind, hook)) for kind in (Mechanism, mechanism))
+        try:
+            taken.bind(*called.parameters)
+        except TypeError:
+            raise ValueError(
+                f"mechanism {name!r}: its {hook} takes ({', '.join(taken.parameters)}), and is called with "
+                f"({', '.join(called.parameters)})"
+            ) from None
     module = mechanism.__module__ if config is NoOptions else config.__module__
     _REGISTRY[name] = Registration(mechanism, config, module, paper)
 
