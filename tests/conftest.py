@@ -23,16 +23,16 @@ APART = {"exhaustive", "slow", "faults"}
 
 @pytest.hookimpl(tryfirst=True)  # before marks choose
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test's cases that are `sampled(n)`, every nth is a part of every run, of each test another; or its first."""
+    """Of a test's cases that are `sampled(n)` one in n is a part of every run, at least one: by its name's checksum."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("sampled") and APART.isdisjoint(mark.name for mark in item.iter_markers()):
             cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    for test, of_test in cases.items():
+    for of_test in cases.values():
         every = of_test[0].get_closest_marker("sampled").args[0]
-        core = set(of_test[crc32(test.encode()) % every :: every] or of_test[:1])
-        for item in of_test:
-            if item not in core:
+        sums = [crc32(item.nodeid.encode()) for item in of_test]
+        for item, checksum in zip(of_test, sums, strict=True):
+            if checksum % every and checksum != min(sums):
                 item.add_marker(pytest.mark.exhaustive)
 
 

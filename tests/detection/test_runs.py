@@ -17,7 +17,6 @@ from crosslayer.detection.source import val_annotations
 from crosslayer.errors import UsageError
 from crosslayer.training.checkpoint import path_of, saved_steps
 from crosslayer.training.recipes import RECIPES
-from tests.cases import only
 from tests.conftest import shared
 
 LIGHT = (
@@ -82,7 +81,7 @@ def test_what_a_run_leaves(run: Path):
 MORE = [(), ("--jitter", 64), ("--multi-scale", 48, 80, "--accumulate", 2, "--ema", 0.9)]
 
 
-@pytest.mark.parametrize("more", only(MORE, lambda more: "--ema" in more))
+@pytest.mark.parametrize("more", MORE)
 @pytest.mark.exhaustive
 def test_resume_within_an_epoch_continues_to_the_bit(crosslayer, coco_set: Path, tmp_path: Path, more: tuple):
     train(crosslayer, coco_set, tmp_path / "whole", "--epochs", 2, "--drop-path", 0.2, *more)

@@ -1,7 +1,6 @@
 """What a plan may hold: every fault is one sentence, told before anything is measured."""
 
 import math
-from importlib.util import find_spec
 
 from crosslayer.benchmark.configuration import PLAIN, Plan
 from crosslayer.benchmark.networks import build_network
@@ -10,7 +9,7 @@ from crosslayer.errors import UsageError
 from crosslayer.export.formats import find_kind
 from crosslayer.fused import unavailable
 from crosslayer.training.launch import choose_device
-from crosslayer.training.recipe import LARGEST, OF_NETWORKS, check_whole, flag
+from crosslayer.training.recipe import LARGEST, OF_NETWORKS, check_bounds, flag
 
 LISTS = ("backbones", "mechanisms", "modes", "precisions", "compiled", "impls", "runtimes", "batch_sizes")
 LEAST = {"num_classes": 1, "threads": 1, "rounds": 1}
@@ -32,8 +31,8 @@ def check_runtimes(plan: Plan) -> None:
     for runtime, name in FORMATS.items():
         if runtime not in plan.runtimes:
             continue
-        if missing := [package for package in find_kind(name).needs if find_spec(package) is None]:
-            raise UsageError(f"--runtimes {runtime} needs {' and '.join(missing)}: pip install 'crosslayer[export]'")
+        if missing := find_kind(name).missing():
+            raise UsageError(f"--runtimes {runtime} needs {missing}: pip install 'crosslayer[export]'")
         if "infer" not in plan.modes or "fp32" not in plan.precisions or choose_device(plan.device).type != "cpu":
             raise UsageError(f"--runtimes {runtime} is measured with --modes infer --precisions fp32 --device cpu only")
 
@@ -44,9 +43,9 @@ def check_numbers(plan: Plan) -> None:
         if not getattr(plan, name):
             raise UsageError(f"{flag(name)} is empty; give at least one")
     for name, least in LEAST.items():
-        check_whole(name, getattr(plan, name), least, OF_NETWORKS.get(name, LARGEST))
+        check_bounds(name, getattr(plan, name), least, OF_NETWORKS.get(name, LARGEST))
     for name in ("batch_sizes", "image_sizes"):
         for value in getattr(plan, name):
-            check_whole(name, value, most=OF_NETWORKS[name])
+            check_bounds(name, value, most=OF_NETWORKS[name])
     if not 0 < plan.seconds < math.inf:
         raise UsageError(f"--seconds is {plan.seconds}; it must be above 0, and a finite number")

@@ -17,6 +17,11 @@ PLAIN = "none"
 """The mechanism of the plain network."""
 
 
+def how_run(compiled: str, impl: str, runtime: str) -> str:
+    """What runs a network, in words: a program of another runtime is neither compiled nor fused."""
+    return f"{compiled} {impl}" if runtime == "torch" else runtime
+
+
 @dataclasses.dataclass(frozen=True)
 class Configuration:
     """One row: a network and how it is run."""
@@ -43,7 +48,7 @@ class Configuration:
     @property
     def how(self) -> str:
         """What runs it."""
-        return f"{self.compiled} {self.impl}" if self.runtime == "torch" else self.runtime
+        return how_run(self.compiled, self.impl, self.runtime)
 
 
 @dataclasses.dataclass(frozen=True)

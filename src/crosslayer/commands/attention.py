@@ -12,7 +12,7 @@ from crosslayer.errors import UsageError
 from crosslayer.files import write_json
 from crosslayer.options import parse_options
 from crosslayer.reports.attention import attention_matrices, draw_attention
-from crosslayer.training.recipe import check_whole
+from crosslayer.training.recipe import check_bounds
 from crosslayer.training.run_directory import RECIPE
 from crosslayer.training.trained import Trained, Which, load_trained
 
@@ -39,7 +39,7 @@ def run(words: list[str]) -> None:
     """Crosslayer attention RUN [RUN] [IMAGE …] [OPTION …]."""
     options = parse_options(Options, words, "crosslayer attention")
     runs, files = _runs_and_files(options.paths)
-    check_whole("count", options.count)
+    check_bounds("count", options.count)
     drawn = []
     for path in runs:
         trained = load_trained(path, options.checkpoint, options.device)

@@ -13,7 +13,7 @@ from crosslayer.options import parse_options
 from crosslayer.reports.confusion import draw_confusion
 from crosslayer.training.evaluation import Evaluation, evaluate
 from crosslayer.training.launch import start_accelerator
-from crosslayer.training.recipe import Precision, check_whole
+from crosslayer.training.recipe import Precision, check_bounds
 from crosslayer.training.trained import Trained, Which, load_trained
 
 
@@ -53,7 +53,7 @@ class Options:
 def run(words: list[str]) -> None:
     """Crosslayer evaluate RUN [OPTION …]."""
     options = parse_options(Options, words, "crosslayer evaluate")
-    check_whole("batch_size", options.batch_size)
+    check_bounds("batch_size", options.batch_size)
     if options.val_split is not None and not 0 <= options.val_split < 1:
         raise UsageError(f"--val-split is {options.val_split}; it must be in [0, 1)")
     of_task = {"classification": _evaluate_classifier, "detection": evaluate_detector}

@@ -16,7 +16,7 @@ from crosslayer.export.formats import FormatName, find_format
 from crosslayer.export.write import write_program
 from crosslayer.models.factory import backbones
 from crosslayer.options import parse_options
-from crosslayer.training.recipe import OF_NETWORKS, check_whole, flag
+from crosslayer.training.recipe import OF_NETWORKS, check_bounds, flag
 from crosslayer.training.run_directory import RECIPE
 from crosslayer.training.trained import Trained, Which, load_trained
 
@@ -63,7 +63,7 @@ def run(words: list[str]) -> None:
     """Crosslayer export RUN|BACKBONE --output FILE [OPTION …]."""
     options = parse_options(Options, words, "crosslayer export")
     for name in ("num_classes", "image_size"):
-        check_whole(name, getattr(options, name), most=OF_NETWORKS[name])
+        check_bounds(name, getattr(options, name), most=OF_NETWORKS[name])
     if options.tolerance is not None and not options.tolerance >= 0:
         raise UsageError(f"--tolerance is {options.tolerance:g}; it must be at least 0")
     kind, path = find_format(options.format, int8=options.int8), Path(options.output)

@@ -12,7 +12,7 @@ from crosslayer.models.profile import Profile, profile_model
 from crosslayer.options import parse_options
 from crosslayer.reports import paper_sizes
 from crosslayer.training.learner import build_model
-from crosslayer.training.recipe import OF_NETWORKS, Recipe, check_whole
+from crosslayer.training.recipe import OF_NETWORKS, Recipe, check_bounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _print_detectors(*, as_json: bool) -> None:
 def _print_profile(options: Options, backbone: str) -> None:
     """One network, by its parts."""
     for name in ("num_classes", "image_size"):
-        check_whole(name, getattr(options, name), most=OF_NETWORKS[name])
+        check_bounds(name, getattr(options, name), most=OF_NETWORKS[name])
     recipe = Recipe(backbone=backbone, mechanism=options.mechanism, options=options.options)
     try:
         published = image_size_of(backbone)

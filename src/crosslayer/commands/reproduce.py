@@ -20,7 +20,7 @@ from crosslayer.reproduce.studies import STUDIES, find_study
 from crosslayer.reproduce.tables import banner
 from crosslayer.training.display import clock
 from crosslayer.training.launch import choose_device
-from crosslayer.training.recipe import check_whole
+from crosslayer.training.recipe import check_bounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ def run(words: list[str]) -> None:
 
 def _requested(options: Options) -> Request:
     """The options as a request."""
-    check_whole("jobs", options.jobs)
+    check_bounds("jobs", options.jobs)
     return Request(
         find_study(options.study),
         chosen_seeds(options.seeds),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 
 from crosslayer.errors import UsageError
-from crosslayer.training.recipe import NO_DATA, TaskName, TrainingRecipe, check_shared, check_whole
+from crosslayer.training.recipe import NO_DATA, TaskName, TrainingRecipe, check_bounds, check_shared
 from crosslayer.training.schedule import decayed, warmed
 
 ScheduleName = Literal["1x", "2x"]
@@ -92,7 +92,7 @@ def _check(recipe: DetectionRecipe) -> None:
     """Raises UsageError for a value outside its range, or values that contradict each other."""
     check_shared(recipe)
     for name, least in _LEAST.items():
-        check_whole(name, getattr(recipe, name), least)
+        check_bounds(name, getattr(recipe, name), least)
     if recipe.max_size < recipe.image_size:
         raise UsageError(f"--max-size is {recipe.max_size}; it must be at least --image-size {recipe.image_size}")
     if not -1 <= recipe.frozen_stages <= 4:

@@ -27,6 +27,11 @@ class Format(ABC):
     reduces: ClassVar[bool] = False
     """Whether it can be written in int8."""
 
+    @classmethod
+    def missing(cls) -> str:
+        """What it needs and is not installed, in words; nothing where all is."""
+        return " and ".join(package for package in cls.needs if find_spec(package) is None)
+
     @staticmethod
     @abstractmethod
     def write(program: ExportedProgram, images: Tensor, metadata: dict[str, str], folder: Path, name: str) -> None:
@@ -57,6 +62,6 @@ def find_format(name: FormatName, *, int8: bool) -> type[Format]:
     kind = find_kind(name)
     if int8 and not kind.reduces:
         raise UsageError(f"--int8 is for --format onnx; {name} is written in float32 only")
-    if missing := [package for package in kind.needs if find_spec(package) is None]:
-        raise UsageError(f"--format {name} needs {' and '.join(missing)}: pip install 'crosslayer[export]'")
+    if missing := kind.missing():
+        raise UsageError(f"--format {name} needs {missing}: pip install 'crosslayer[export]'")
     return kind

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from rich.table import Table
 
+from crosslayer.benchmark.configuration import how_run
 from crosslayer.reports.figure import new_figure, write_figure
 
 COLUMNS = {
@@ -33,14 +34,9 @@ def throughput_table(rows: list[dict[str, Any]]) -> Table:
             network = f"{row['backbone']} + {row['mechanism']}"
             mode = f"{row['mode']} {row['precision']}, {row['batch_size']} × {row['image_size']}²"
             numbers = [cell(row[key], form) for key, form in COLUMNS.values()]
-            table.add_row(network, mode, how_of(row), *numbers)
+            table.add_row(network, mode, how_run(row["compiled"], row["impl"], row["runtime"]), *numbers)
         table.add_section()
     return table
-
-
-def how_of(row: dict[str, Any]) -> str:
-    """What ran a row's network."""
-    return f"{row['compiled']} {row['impl']}" if row["runtime"] == "torch" else row["runtime"]
 
 
 def cell(value: float | None, form: str) -> str:

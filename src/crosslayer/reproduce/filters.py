@@ -8,7 +8,7 @@ from crosslayer.errors import UsageError
 from crosslayer.mechanisms.registry import unknown_name
 from crosslayer.options import parse_options
 from crosslayer.reproduce.study import Cell, Study
-from crosslayer.training.recipe import Recipe, TrainingRecipe, check_whole, flag
+from crosslayer.training.recipe import Recipe, TrainingRecipe, check_bounds, flag
 
 KINDS = ("recipe", "backbone", "mechanism", "variant")
 
@@ -77,7 +77,7 @@ def with_settings(recipe: TrainingRecipe, epochs: int | None, settings: Sequence
 
 def scaled(recipe: TrainingRecipe, epochs: int) -> TrainingRecipe:
     """The recipe in so many epochs, its schedule stretched with it."""
-    check_whole("epochs", epochs)
+    check_bounds("epochs", epochs)
     share = epochs / recipe.epochs
     milestones = {round(share * milestone) for milestone in recipe.milestones}
     kept = tuple(sorted(milestone for milestone in milestones if 0 < milestone < epochs))

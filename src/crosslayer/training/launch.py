@@ -12,7 +12,7 @@ from torch import Tensor
 from crosslayer.console import errors
 from crosslayer.data.images import LoaderName
 from crosslayer.errors import UsageError
-from crosslayer.training.recipe import LARGEST, Precision, check_whole
+from crosslayer.training.recipe import LARGEST, Precision, check_bounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Launch:
 
     def __post_init__(self) -> None:
         for name, least in (("workers", 0), ("save_steps", 1), ("log_steps", 1)):
-            check_whole(name, getattr(self, name), least, MOST_WORKERS if name == "workers" else LARGEST)
+            check_bounds(name, getattr(self, name), least, MOST_WORKERS if name == "workers" else LARGEST)
 
 
 MOST_WORKERS = 1024

@@ -216,8 +216,8 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def check_whole(name: str, value: int | None, least: int = 1, most: int = LARGEST) -> None:
-    """Raises UsageError for a whole number, where there is one, outside its range."""
+def check_bounds(name: str, value: float | None, least: int = 1, most: int = LARGEST) -> None:
+    """Raises UsageError for a number, where there is one, outside its range."""
     if value is not None and not least <= value <= most:
         bound = f"at least {least}" if value < least else f"at most {most:,}"
         raise UsageError(f"{flag(name)} is {str(value)[:40]}; it must be {bound}")
@@ -236,7 +236,7 @@ def check_shared(recipe: "TrainingRecipe") -> None:
     """Every number, on its own, that all recipes have; milestones rise."""
     _check_finite(recipe)
     for name, least in SHARED_LEAST.items():
-        check_whole(name, getattr(recipe, name), least)
+        check_bounds(name, getattr(recipe, name), least)
     for name in SHARES:
         if not 0 <= getattr(recipe, name, 0) < 1:
             raise UsageError(f"{flag(name)} is {getattr(recipe, name)}; it must be in [0, 1)")
@@ -264,7 +264,7 @@ def _check_finite(recipe: "TrainingRecipe") -> None:
 def _check_ranges(recipe: "Recipe") -> None:
     """Every number of a classifier's recipe, on its own."""
     for name, least in LEAST.items():
-        check_whole(name, getattr(recipe, name), least)
+        check_bounds(name, getattr(recipe, name), least)
     for name in PARTS:
         if not 0 < getattr(recipe, name) <= 1:
             raise UsageError(f"{flag(name)} is {getattr(recipe, name)}; it must be in (0, 1]")
